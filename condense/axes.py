@@ -1,0 +1,392 @@
+"""The axes that a recipe varies along: abstract bases, one question each. Members are final and come from plugins.
+
+Notation in docstrings: N examples, K classes, C x H x W images, D features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .component import Component
+from .data import Sampler, Source
+from .rng import Rng
+from .task import Batch, Task
+
+if TYPE_CHECKING:
+    from .recipe import Reads, Recipe
+    from .run import Run, Step
+    from .synthetic import Synthetic
+
+
+class HandedTheSource(Component):
+    """Base of the axes whose members are handed the real data: unless they say otherwise, they read examples."""
+
+    def reads(self, recipe: Recipe) -> Reads:
+        from .recipe import Reads
+
+        return Reads(examples=True)
+
+
+# -- what should agree, and how it is compared ----------------------------------------------------------------------
+
+
+@dataclass
+class Term:
+    """One thing that should be small. The engine pushes it back before it asks for the next.
+
+    losses: named 0-d tensors; their sum times `weight` is differentiated, and each is reported.
+    role: glob over roles: what this term may update. cls: the class it is about; `Sum` merges terms alike in both.
+    cotangents: (drawn tensor, its gradient) pairs; where given, they replace the backward pass of the losses.
+    weight: 0-d tensor or number; 0 skips a term without a branch on the host.
+    """
+
+    losses: Mapping[str, Tensor]
+    role: str = "*"
+    cls: int | None = None
+    weight: Tensor | float = 1.0
+    cotangents: Sequence[tuple[Tensor, Tensor]] = ()
+
+
+class Objective(HandedTheSource):
+    axis: ClassVar[str] = "objective"
+
+    @abstractmethod
+    def __call__(self, step: Step) -> Iterable[Term]:
+        """The terms of one outer step, lazily: with `commit="term"` the next term sees the last update."""
+
+
+class Statistic(Component):
+    """A mean over examples of something that a model says of each, and what is done to that mean afterwards."""
+
+    axis: ClassVar[str] = "statistic"
+
+    @abstractmethod
+    def rows(self, model: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+        """Named parts, each (N, *shape): the statistic of each example alone."""
+
+    @abstractmethod
+    def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
+        """`rows(...)` averaged over the examples, usually faster. `live`: differentiable in the batch; else detached."""
+
+    def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Post-processing of a mean; identity by default."""
+        return mean
+
+
+class Distance(Component):
+    """How two statistics are compared. `over` says what of them it needs."""
+
+    axis: ClassVar[str] = "distance"
+    over: ClassVar[Literal["mean", "rows", "moments"]] = "mean"
+
+    @abstractmethod
+    def __call__(self, real: Tensor, synthetic: Tensor) -> Tensor:
+        """A 0-d tensor >= 0, 0 where the two are equal; differentiable in `synthetic`."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which real examples meet which synthetic ones: an ask on each side, and the weight of their distance."""
+
+    real: Any  # an Ask
+    synthetic: Any  # an Ask
+    weight: float = 1.0
+
+
+class Pairing(HandedTheSource):
+    axis: ClassVar[str] = "pairing"
+
+    @abstractmethod
+    def pairs(self, step: Step) -> Iterable[Pair]:
+        """The pairs of this step; each carries the warps of both sides (`step.augment`)."""
+
+
+class Kernel(Component):
+    """Similarity of examples for ridge regression; callable on blocks of rows."""
+
+    axis: ClassVar[str] = "kernel"
+
+    @abstractmethod
+    def __call__(self, model: nn.Module | None, a: Batch, b: Batch) -> Tensor:
+        """(len(a), len(b))."""
+
+
+class Loss(Component):
+    """A per-example loss of a callable model: calls `model(x)` only, never detaches x, works under `torch.func`."""
+
+    axis: ClassVar[str] = "loss"
+
+    @abstractmethod
+    def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
+        """(N,); the caller takes the mean. `rng` is for losses that perturb (adversarial, curvature)."""
+
+
+class TaskLoss(Loss):
+    """The task's own loss of what the model says (cross-entropy for classes)."""
+
+    def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
+        return task.losses(model(batch.x), batch.y)
+
+
+# -- which models are asked, and how they are trained ---------------------------------------------------------------
+
+
+class Net(Component):
+    """An architecture. `build` reads torch's global generator; call `make`, which fences it."""
+
+    axis: ClassVar[str] = "net"
+
+    @abstractmethod
+    def build(self, task: Task) -> nn.Module:
+        """A freshly initialised module: `forward(x)` gives (N, task.outputs), `features(x)` the (N, D) input of the head.
+
+        Raises `BadValue` where the architecture does not fit the task's shape, naming the field to change.
+        """
+
+    def make(self, task: Task, rng: Rng, device: torch.device | str = "cpu") -> nn.Module:
+        """`build`, seeded by `rng` and moved to `device`: equal keys give equal weights."""
+        from .rng import seeded
+
+        with seeded(rng):
+            return self.build(task).to(device)
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        with torch.device("meta"):
+            self.build(task)
+
+
+@dataclass
+class Learner:
+    """What a pool lends for one outer step. `info`: 0-d facts (accuracy); `path`: expert snapshots t..t+M; `memo`: see
+    `Recorded` in docs/architecture.md."""
+
+    module: nn.Module | None
+    age: int = 0
+    info: Mapping[str, Tensor] = field(default_factory=dict)
+    path: Sequence[Mapping[str, Tensor]] = ()
+    memo: dict[str, Any] | None = None
+
+
+class Learners(ABC):
+    """The live side of a pool: lends one learner per outer step, and is part of every checkpoint."""
+
+    @abstractmethod
+    def next(self, index: int) -> Learner:
+        """First finish the last learner's training on the set as it is now, then lend the learner of step `index`."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Pool(HandedTheSource):
+    axis: ClassVar[str] = "pool"
+
+    @abstractmethod
+    def learners(self, run: Run, syn: Synthetic) -> Learners:
+        """Start lending. Nothing is trained after a learner's last turn."""
+
+
+class Rule(Component):
+    """A pure update rule: the same one steps synthetic sets and networks, and unrolls inside an objective."""
+
+    axis: ClassVar[str] = "rule"
+
+    @abstractmethod
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """State for these parameters, named `<parameter>/<slot>`; empty where the rule has none."""
+
+    @abstractmethod
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """New parameters and new state; nothing is changed in place, and all of it is differentiable."""
+
+
+class Schedule(Component):
+    """A number that depends on progress in [0, 1), evaluated on the host. A plain number is a constant schedule."""
+
+    axis: ClassVar[str] = "schedule"
+
+    @abstractmethod
+    def value(self, progress: float) -> float: ...
+
+    def restarts(self, before: float, now: float) -> bool:
+        """Does the rule's state start afresh between these two points? (vico re-creates its optimiser.)"""
+        return False
+
+
+class Learn(Component):
+    """How a network becomes a predictor on a sampler: `Fit`, and later `Ridge` and `Replay`."""
+
+    axis: ClassVar[str] = "learn"
+
+    @abstractmethod
+    def __call__(self, module: nn.Module, data: Sampler, rng: Rng) -> Callable[[Any], Tensor]:
+        """Train on `data`; the returned predictor maps x to logits (N, task.outputs)."""
+
+
+# -- what is stored -------------------------------------------------------------------------------------------------
+
+
+class Parameterization(HandedTheSource):
+    axis: ClassVar[str] = "parameterization"
+
+    @abstractmethod
+    def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
+        """Storage shaped for one item per entry of `groups` (int64 classes), not filled: opens artifacts, prices runs."""
+
+
+class Budget(HandedTheSource):
+    axis: ClassVar[str] = "budget"
+
+    @abstractmethod
+    def allot(self, source: Source) -> Tensor:
+        """(M,) int64: the class of each item that may be stored, class-major."""
+
+
+class Init(HandedTheSource):
+    axis: ClassVar[str] = "init"
+
+    @abstractmethod
+    def __call__(self, run: Run, groups: Tensor) -> Batch:
+        """One decoded example for each entry of `groups`, with its label: images and labels come together."""
+
+
+class Labels(HandedTheSource):
+    """The targets of the set, and the loss that networks are trained with on them."""
+
+    axis: ClassVar[str] = "labels"
+
+    @abstractmethod
+    def blank(self, groups: Tensor, task: Task) -> Tensor:
+        """Targets of the right shape before anything is known of the images; a `nn.Parameter` where they are learned."""
+
+    def start(self, batch: Batch, run: Run) -> Tensor:
+        """Targets for the images that Init chose."""
+        return batch.y
+
+    def encode(self, y: Tensor, task: Task) -> Tensor:
+        """Real targets, coded as the set's are."""
+        return y
+
+    def loss(self) -> Loss | None:
+        """None: the task's own."""
+        return None
+
+    def finish(self, syn: Synthetic, run: Run) -> None:
+        """Relabel after the last step."""
+
+
+# -- what is done to both sides -------------------------------------------------------------------------------------
+
+
+class Warp(ABC):
+    """A drawn augmentation: a value that maps batches to batches. `state` and `Augment.replay` store it."""
+
+    mixes: ClassVar[bool] = False  # does one example's result depend on another's? (CutMix)
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Batch: ...
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]: ...
+
+
+class Augment(Component):
+    axis: ClassVar[str] = "augment"
+
+    @abstractmethod
+    def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
+        """n=None: one warp with the same parameters for every example (siamese); n: parameters of their own for n."""
+
+    def replay(self, state: Mapping[str, Tensor]) -> Warp:
+        """The warp whose `state()` this is."""
+        from .errors import NotBuilt
+
+        raise NotBuilt("augment", self.name, "does not store its warps", "Use an augmentation that defines `replay`.")
+
+
+class Transform(nn.Module, ABC):
+    """A fitted preprocessing: raw examples to network inputs and back. Its buffers are stored in the artifact."""
+
+    origin: Literal["public", "data"] = "public"
+
+    @abstractmethod
+    def encode(self, raw: Tensor) -> Tensor:
+        """uint8 (0..255) or float ([0, 1]) examples to float32 network inputs."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """Network inputs to float examples; [0, 1] is the displayable range, not clamped."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Facts for the artifact: what it does and with which constants."""
+
+
+class Preprocess(Component):
+    axis: ClassVar[str] = "preprocess"
+
+    @abstractmethod
+    def fit(self, train: Source, facts: Any) -> Transform:
+        """Fitted on train; applied by the judge to test. `facts` carries the data set's published constants."""
+
+    @abstractmethod
+    def blank(self, task: Task) -> Transform:
+        """The transform before it is fitted: what an artifact's stored buffers are loaded into."""
+
+
+# -- made once, and judged ------------------------------------------------------------------------------------------
+
+
+class Asset(HandedTheSource):
+    """An expensive thing made once: addressed by content, resumable by itself, named in checkpoints by digest."""
+
+    axis: ClassVar[str] = "asset"
+
+    @abstractmethod
+    def make(self, run: Run, folder: Path) -> None:
+        """Write it into `folder`, unit by unit; each unit is renamed into place when it is complete."""
+
+    @abstractmethod
+    def load(self, folder: Path, run: Run) -> Any: ...
+
+
+class Metric(Component):
+    axis: ClassVar[str] = "metric"
+
+    @abstractmethod
+    def __call__(self, scores: Tensor, y: Tensor, task: Task) -> Mapping[str, float]:
+        """Named numbers from probabilities (N, K) and targets."""
+
+
+class Attack(Component):
+    axis: ClassVar[str] = "attack"
+
+    @abstractmethod
+    def __call__(
+        self, predict: Callable[[Tensor], Tensor], raw: Tensor, y: Tensor, task: Task, rng: Rng
+    ) -> Tensor:
+        """Attacked raw examples inside the transform's bounds; `predict` maps raw examples to logits."""
+
+
+class Evaluator(Component):
+    axis: ClassVar[str] = "evaluator"
+
+    @abstractmethod
+    def __call__(self, artifact: Any, folder: Path, progress: Callable[[str], None] | None = None) -> Any:
+        """A `Report`."""
+
+
+__all__ = [name for name, value in list(globals().items()) if getattr(value, "__module__", None) == __name__]
+_ = Iterator

@@ -1,0 +1,211 @@
+"""Components: frozen pydantic values that a recipe is made of.
+
+An *axis* is an abstract base that declares `axis`; its members are final. A field typed with an axis takes an instance, a
+name, `name:argument` (where the member has a `shorthand` field) or a mapping with a `name` and settings; names are looked
+up in the registry in force.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from .errors import BadValue
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .recipe import Reads, Recipe
+    from .run import Run
+    from .task import Task
+
+T = TypeVar("T")
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
+class Component(BaseModel):
+    """A frozen value with a registry name. Two components are equal when their settings are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    axis: ClassVar[str]
+    name: ClassVar[str]
+    shorthand: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = kebab(cls.__name__)
+
+    @classmethod
+    def is_axis(cls) -> bool:
+        return "axis" in cls.__dict__
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not cls.is_axis():
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(
+            lambda value: member(cls, value),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.model_dump(mode="json")),
+            metadata={"pydantic_js_functions": [lambda *_: {"type": ["object", "string"], "title": cls.axis}]},
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, str):
+            data = named_settings(cls, data)
+        if isinstance(data, Mapping) and "name" in data:
+            if data["name"] != cls.name:
+                raise PydanticCustomError("component", "{cls} is not {name}", {"cls": cls.name, "name": data["name"]})
+            data = {key: value for key, value in data.items() if key != "name"}
+        unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, Mapping) else []
+        if unknown:
+            context = {"cls": cls.name, "key": unknown[0], "known": ", ".join(sorted(cls.model_fields)) or "none"}
+            raise PydanticCustomError("component", "{cls} has no field {key}; it has {known}", context)
+        return handler(data)
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": self.name, **handler(self)}
+
+    # -- what the engine asks of every part -----------------------------------------------------------------------
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        """Refuse, before anything is computed, what cannot work with this recipe on this task (raise `BadValue`)."""
+
+    def reads(self, recipe: Recipe) -> Reads:
+        """What this part reads of the real data. Axes that are handed the source default to the worst."""
+        from .recipe import Reads
+
+        return Reads(examples=False)
+
+    def state(self, run: Run) -> nn.Module | None:
+        """Memory between steps: buffers, and parameters learned by the outer groups under the role `aux`."""
+        return None
+
+    # -- as a value -----------------------------------------------------------------------------------------------
+
+    def data(self) -> dict[str, Any]:
+        """The component as plain JSON data; `member(axis, data)` reads it back, equal."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """16 hexadecimal digits of SHA-256 over the canonical JSON of the value: its address in caches."""
+        return digest(self.data())
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again (`model_copy` would not)."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+    def rewrite(self, kind: type[T], f: Callable[[T], T], field: str | None = None) -> Self:
+        """Tree map: every topmost instance of `kind` (standing in a field called `field`, if given) replaced by `f(it)`."""
+        changes = {
+            name: _rewritten(getattr(self, name), kind, f, field in (None, name), field)
+            for name in type(self).model_fields
+        }
+        return self.with_(**changes)
+
+    def parts(self) -> list[Component]:
+        """This component and every component below it, depth first."""
+        found: list[Component] = [self]
+        for name in type(self).model_fields:
+            found += _parts(getattr(self, name))
+        return found
+
+
+def _rewritten(value: Any, kind: type[T], f: Callable[[T], T], here: bool, field: str | None) -> Any:
+    if here and isinstance(value, kind):
+        return f(value)
+    if isinstance(value, Component):
+        return value.rewrite(kind, f, field)
+    if isinstance(value, tuple):
+        return tuple(_rewritten(item, kind, f, here, field) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _rewritten(item, kind, f, here, field) for key, item in value.items()}
+    return value
+
+
+def _parts(value: Any) -> list[Component]:
+    if isinstance(value, Component):
+        return value.parts()
+    if isinstance(value, tuple):
+        return [part for item in value for part in _parts(item)]
+    if isinstance(value, Mapping):
+        return [part for item in value.values() for part in _parts(item)]
+    return []
+
+
+def digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def named_settings(cls: type[Component], text: str) -> dict[str, Any]:
+    """`name` or `name:argument` as a mapping; the argument goes to the member's `shorthand` field."""
+    name, colon, argument = text.partition(":")
+    if not colon:
+        return {"name": name}
+    if cls.shorthand is None:
+        raise PydanticCustomError("component", "{name} takes no argument after a colon", {"name": name})
+    return {"name": name, cls.shorthand: argument}
+
+
+def member(axis: type[T], value: Any) -> T:
+    """An instance of a member of `axis` from an instance, a name, `name:argument`, or a mapping with a name."""
+    from .plugins import registry
+
+    if isinstance(value, axis):
+        return value
+    if isinstance(value, str):
+        name = value.partition(":")[0]
+    elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        name = value["name"]
+    else:
+        message = "expected a {axis}: an instance, a name, or a mapping with a name"
+        raise PydanticCustomError("component", message, {"axis": axis.axis})  # type: ignore[attr-defined]
+    cls = registry().lookup(axis, name)  # type: ignore[arg-type]
+    return cls.model_validate(value)  # type: ignore[return-value]
+
+
+def named(axis: type[T], name: str, **settings: Any) -> T:
+    """The member of `axis` called `name`, by the registry: how packages use each other's parts without importing them."""
+    return checked(lambda: member(axis, {"name": name, **settings}), axis.axis)  # type: ignore[attr-defined]
+
+
+def checked(make: Callable[[], T], where: str) -> T:
+    """Run `make`, turning pydantic's errors into one `BadValue` per run, with the full path of the first field at fault."""
+    try:
+        return make()
+    except ValidationError as error:
+        raise bad_value(error, where) from None
+
+
+def bad_value(error: ValidationError, where: str) -> BadValue:
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+    if first["type"] == "component":
+        problem, remedy = first["msg"], str(first.get("ctx", {}).get("remedy", ""))
+    else:
+        problem, remedy = first["msg"], ""
+    more = error.error_count() - 1
+    remedy = remedy or "See `condense show NAME` for the recipe with all of its fields."
+    return BadValue(path, first["input"], problem, remedy + (f" ({more} more of this kind.)" if more else ""))

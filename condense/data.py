@@ -1,0 +1,273 @@
+"""Data: values that open to sources, and the samplers that everything trains and measures on."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .component import Component
+from .errors import BadData
+from .rng import Rng
+from .task import Batch, Task
+
+if TYPE_CHECKING:
+    from .axes import Loss, Statistic, Transform, Warp
+
+Class = int | Literal["each"] | None
+
+
+class Sampler(ABC):
+    """Whatever a network trains on, or is compared on: sources, synthetic sets, artifacts.
+
+    `take` is the primitive. `draw` is a function of its arguments: no state is kept between draws.
+    """
+
+    task: Task
+    loss: Loss | None = None  # what networks are trained with on these targets; None: the task's own
+
+    @property
+    @abstractmethod
+    def groups(self) -> Tensor:
+        """(N,) int64: the class that each item is about."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Batch:
+        """The items at `index` (int64, on the sampler's device), in that order."""
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, list[int]]:
+        """Positions sorted by class (stable), and host-side offsets: a class is a slice, without a device sync."""
+        order = torch.argsort(self.groups, stable=True)
+        sizes = torch.bincount(self.groups, minlength=self.task.groups).tolist()
+        offsets = [0]
+        for size in sizes:
+            offsets.append(offsets[-1] + size)
+        return order, offsets
+
+    def counts(self) -> list[int]:
+        """Items of each class, in class order."""
+        _, offsets = self._table
+        return [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
+
+    def ids(self, cls: int | None) -> Tensor:
+        """Positions of the items of one class (or of all), ascending."""
+        order, offsets = self._table
+        if cls is None:
+            return torch.arange(len(self), device=self.device)
+        return order[offsets[cls] : offsets[cls + 1]]
+
+    def draw(self, n: int | None, cls: Class, rng: Rng, at: int | None = None) -> Batch:
+        """n items of a class (None: of all classes; "each": n of every class, class-major), without replacement.
+
+        Fewer where there are fewer; n=None takes all, in their order. With `at`, draws are the chunks of one
+        permutation per epoch: draw number `at` is a function of (key, at), and the last chunk of an epoch may be short.
+        """
+        if cls == "each":
+            return self.take(torch.cat([self._pick(n, c, rng.fold(c), at) for c in range(self.task.groups)]))
+        return self.take(self._pick(n, cls, rng, at))
+
+    def _pick(self, n: int | None, cls: int | None, rng: Rng, at: int | None) -> Tensor:
+        ids = self.ids(cls)
+        if n is None:
+            return ids
+        if at is None:
+            return ids[rng.permutation(len(ids), self.device)[:n]]
+        epoch, chunk = divmod(at, self.chunks(n, cls))
+        return ids[rng.fold("epoch", epoch).permutation(len(ids), self.device)[chunk * n : (chunk + 1) * n]]
+
+    def chunks(self, n: int | None, cls: int | None = None) -> int:
+        """Draws of n in one epoch."""
+        total = len(self) if cls is None else self.counts()[cls]
+        return 1 if n is None else max(1, -(-total // n))
+
+    def sweep(self, n: int) -> Iterator[Batch]:
+        """One ordered pass over all items, n at a time."""
+        for index in torch.arange(len(self), device=self.device).split(n):
+            yield self.take(index)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to a source: the statistic of n examples (None: all) of a class, averaged over the warps."""
+
+    cls: int | None
+    n: int | None
+    warps: tuple[Warp, ...] = ()
+
+
+class Source(Sampler):
+    """Real data. `measure` is the only door that methods need, and the only one that a private source opens."""
+
+    def measure(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """The statistic for each ask, in order, lazily; detached. One call is one release.
+
+        Ask number i draws with the key `rng.fold(i)`. Several warps are averaged before `finish`.
+        """
+        for i, ask in enumerate(asks):
+            batch = self.draw(ask.n, ask.cls, rng.fold(i))
+            views = [warp(batch) for warp in ask.warps] or [batch]
+            means = [statistic.mean(model, view, self.task, live=False) for view in views]
+            mean = {key: sum(m[key] for m in means) / len(means) if len(means) > 1 else means[0][key] for key in means[0]}
+            yield statistic.finish(mean)
+
+    def admit(self, recipe: Any) -> None:
+        """Refuse, before anything is computed, a recipe that reads what this source does not give."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of a source that keeps any (a private one's ledger): part of every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that `state_dict` gave."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Facts for the artifact: fingerprint, counts, classes. A private source leaves out what it must."""
+
+    @abstractmethod
+    def encoded(self, transform: Transform) -> Source:
+        """The same source whose examples come through `transform`."""
+
+
+class TensorSampler(Sampler):
+    """Items held in memory. x is whatever the task's form says, already encoded."""
+
+    def __init__(self, task: Task, x: Any, y: Tensor, *, groups: Tensor | None = None, loss: Loss | None = None) -> None:
+        self.task, self.x, self.y, self.loss = task, x, y, loss
+        self._groups = task.hard(y) if groups is None else groups
+
+    @property
+    def groups(self) -> Tensor:
+        return self._groups
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
+    def take(self, index: Tensor) -> Batch:
+        return Batch(self.task.form.take(self.x, index), self.y[index], index)
+
+
+class TensorSource(Source):
+    """Examples that live on the device once: uint8 where they are images, encoded as they are drawn."""
+
+    def __init__(self, task: Task, x: Tensor, y: Tensor, transform: Transform | None = None) -> None:
+        self.task, self.x, self.y, self.transform = task, x, y, transform
+
+    @property
+    def groups(self) -> Tensor:
+        return self.task.hard(self.y)
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
+    def take(self, index: Tensor) -> Batch:
+        x = self.task.form.take(self.x, index)
+        return Batch(x if self.transform is None else self.transform.encode(x), self.y[index], index)
+
+    def encoded(self, transform: Transform) -> TensorSource:
+        shape = tuple(transform.encode(self.x[:1]).shape[1:])
+        return TensorSource(self.task.model_copy(update={"shape": shape}), self.x, self.y, transform)
+
+    def subset(self, index: Tensor) -> TensorSource:
+        return TensorSource(self.task, self.x[index], self.y[index], self.transform)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "counts": self.counts(), "classes": list(self.task.classes)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, dtype and bytes of x and y, and the class names in order."""
+        h = hashlib.sha256()
+        for tensor in (self.x, self.y):
+            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            h.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        h.update("\x1f".join(self.task.classes).encode())
+        return h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set besides its examples. `mean` and `std` are per channel, of x in [0, 1]."""
+
+    title: str = ""
+    licence: str = "unknown"
+    citation: str = ""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a `Data` opens to. Methods see `train`; selection uses `validation`; `test` is read by the judge, once."""
+
+    train: Source
+    test: Source
+    validation: Source | None = None
+    facts: Facts = Facts()
+
+    @property
+    def task(self) -> Task:
+        return self.train.task
+
+    def map(self, f: Callable[[Source], Source]) -> Splits:
+        validation = None if self.validation is None else f(self.validation)
+        return replace(self, train=f(self.train), test=f(self.test), validation=validation)
+
+
+class Data(Component):
+    """A value that opens to splits. Wrappers (`Private`, `Subset`, `Client`) take a Data and are one."""
+
+    axis: ClassVar[str] = "data"
+    embedded: ClassVar[bool] = False  # ships with a dependency: needs no files and no network
+
+    @abstractmethod
+    def open(self, device: torch.device | str = "cpu") -> Splits:
+        """Read the data where it lies (`CONDENSE_DATA`) and hold it on `device`.
+
+        Raises `BadData` where files are missing (naming them and the folder to put them in) or malformed.
+        """
+
+    @property
+    def label(self) -> str:
+        """How the data is called in folder names, tables and reports."""
+        return self.name
+
+
+def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:
+    """Refuse what no method can use: no rows, rows and labels that differ in number, labels out of range, NaN, infinity."""
+    if len(x) == 0:
+        raise BadData(where, 0, "holds no examples", "Give at least one example of each class.")
+    if len(x) != len(y):
+        problem = f"has {len(x)} examples and {len(y)} labels"
+        raise BadData(where, (len(x), len(y)), problem, "Give one label for each example.")
+    if y.dim() != 1 or y.dtype != torch.int64:
+        problem = "labels must be one whole number for each example, (N,) int64"
+        raise BadData(where, (tuple(y.shape), str(y.dtype)), problem, "Squeeze (N, 1) labels; turn floats into integers.")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= len(classes):
+        problem = f"labels must lie in 0..{len(classes) - 1}"
+        raise BadData(where, (low, high), problem, "Number the classes from 0, or name all of them.")
+    if x.is_floating_point():
+        finite = torch.isfinite(x).flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise BadData(where, f"example {row}", "holds NaN or infinity", "Drop or repair the examples that do.")

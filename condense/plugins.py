@@ -1,0 +1,227 @@
+"""The tolerant loader and the registry: each entry point is loaded alone, and a broken one is kept with its reason."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import importlib.metadata as metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pluggy
+
+from . import hookspecs
+from .component import Component, kebab
+from .errors import BadValue, nearest
+from .recipe import Published
+
+GROUP = "condense"
+DISTRIBUTION = "condense-kit"
+C = TypeVar("C", bound=Component)
+
+
+@dataclass
+class Plugin:
+    """One entry point: what it brings, or why it did not load."""
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+    object: Any = None
+    parts: list[type[Component]] = field(default_factory=list)
+    recipes: dict[str, Published] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass
+class Registry:
+    """What the loaded plugins bring, by axis and name. `manager` holds their hooks; each run copies it."""
+
+    plugins: list[Plugin]
+    manager: pluggy.PluginManager
+
+    @functools.cached_property
+    def parts(self) -> dict[str, dict[str, tuple[type[Component], Plugin]]]:
+        table: dict[str, dict[str, tuple[type[Component], Plugin]]] = {}
+        for plugin in self.plugins:
+            for part in plugin.parts:
+                table.setdefault(part.axis, {})[part.name] = (part, plugin)
+        return table
+
+    def members(self, axis: type[C]) -> dict[str, type[C]]:
+        return {name: part for name, (part, _) in sorted(self.parts.get(axis.axis, {}).items())}  # type: ignore[misc]
+
+    def lookup(self, axis: type[C], name: str) -> type[C]:
+        """The member of `axis` called `name`; raises a component error that lists the known ones and what did not load."""
+        from pydantic_core import PydanticCustomError
+
+        members = self.members(axis)
+        if name in members:
+            return members[name]
+        if axis.__dict__.get("axis") and not axis.__abstractmethods__ and axis.name == name:
+            return axis  # an axis with no members but itself (Group, Outer, Recipe)
+        remedy = f"{nearest(name, members)}{self.missing()}"
+        raise PydanticCustomError(
+            "component", "no {axis} named {name}", {"axis": axis.axis, "name": repr(name), "remedy": remedy}
+        )
+
+    def recipes(self, form: str | None = None) -> dict[str, tuple[Published, Plugin]]:
+        """Recipes by name; of one form where it is given. Where two forms share a name, the key is `form:name`."""
+        found: dict[str, tuple[Published, Plugin]] = {}
+        for plugin in self.plugins:
+            for name, recipe in plugin.recipes.items():
+                if form in (None, recipe.form):
+                    found[name if name not in found else f"{recipe.form}:{name}"] = (recipe, plugin)
+        return dict(sorted(found.items()))
+
+    def recipe(self, name: str, form: str | None = None) -> Published:
+        known = self.recipes(form)
+        if name not in known:
+            raise BadValue("recipe", name, "is not known", f"{nearest(name, known)}{self.missing()}")
+        return known[name][0]
+
+    def missing(self) -> str:
+        """What might have brought an unknown name: the plugins that did not load, with the extra that installs each."""
+        broken = [plugin for plugin in self.plugins if plugin.error]
+        if not broken:
+            return ""
+        return " " + " ".join(
+            f"{p.module} ({p.distribution}) did not load: {p.error}{install_hint(p)}" for p in broken
+        )
+
+
+def install_hint(plugin: Plugin) -> str:
+    """How to install what a broken plugin of our own misses; computed from the distribution's own extras."""
+    if plugin.distribution != DISTRIBUTION:
+        return "."
+    extra = plugin.name
+    try:
+        extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        extras = []
+    return f" - pip install '{DISTRIBUTION}[{extra}]'." if extra in extras else "."
+
+
+def load(entry_points: Iterable[Any] | None = None) -> Registry:
+    """Load every entry point of the group, ours first, then by distribution and name; a broken one stops no other."""
+    if entry_points is None:
+        entry_points = metadata.entry_points(group=GROUP)
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    registry = Registry([], manager)
+    for entry in sorted(entry_points, key=_order):
+        dist = getattr(entry, "dist", None)
+        plugin = Plugin(entry.name, entry.value, dist.name if dist else "?", dist.version if dist else "?")
+        registry.plugins.append(plugin)
+        try:
+            _register(entry, plugin, registry)
+        except BaseException as error:  # a plugin may raise anything while it is imported, SystemExit included
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            plugin.error = f"{type(error).__name__}: {error}"
+            plugin.parts, plugin.recipes = [], {}
+            if plugin.object is not None and manager.is_registered(plugin.object):
+                manager.unregister(plugin.object)
+    registry.__dict__.pop("parts", None)
+    return registry
+
+
+def _order(entry: Any) -> tuple[bool, str, bool, str]:
+    dist = getattr(entry, "dist", None)
+    name = dist.name if dist else "?"
+    return (name != DISTRIBUTION, name, entry.name != "parts", entry.name)
+
+
+def _register(entry: Any, plugin: Plugin, registry: Registry) -> None:
+    plugin.object = entry.load()
+    registry.manager.register(plugin.object, name=f"{plugin.distribution}:{plugin.name}")
+    registry.manager.check_pending()
+    unknown = [n for n in dir(plugin.object) if n.startswith("condense_") and _misspelt(plugin.object, n)]
+    if unknown:
+        raise BadValue("hook", unknown[0], "is no hook of condense", nearest(unknown[0], _hook_names()))
+    implemented = {impl.plugin_name: impl for impl in registry.manager.hook.condense_components.get_hookimpls()}
+    own = implemented.get(f"{plugin.distribution}:{plugin.name}")
+    parts = list(own.function()) if own else []
+    implemented = {impl.plugin_name: impl for impl in registry.manager.hook.condense_recipes.get_hookimpls()}
+    own = implemented.get(f"{plugin.distribution}:{plugin.name}")
+    recipes = {name: as_published(name, make) for name, make in (own.function() if own else {}).items()}
+    taken = {(part.axis, part.name): p for p in registry.plugins for part in p.parts}
+    for part in parts:
+        if not (isinstance(part, type) and issubclass(part, Component) and hasattr(part, "axis")):
+            raise TypeError(f"condense_components gave {part!r}, which is no component class")
+        if (part.axis, part.name) in taken:
+            _refuse(f"{part.axis} {part.name!r}", plugin, taken[part.axis, part.name])
+    named = {(recipe.form, name): p for p in registry.plugins for name, recipe in p.recipes.items()}
+    for name, recipe in recipes.items():
+        if (recipe.form, name) in named:
+            _refuse(f"recipe {name!r}", plugin, named[recipe.form, name])
+    plugin.parts, plugin.recipes = parts, recipes
+
+
+def _refuse(what: str, plugin: Plugin, owner: Plugin) -> None:
+    who = f"{owner.distribution} ({owner.module}) has it, {plugin.distribution} ({plugin.module}) claims it"
+    raise BadValue("plugin", what, f"is taken: {who}", "Rename one of them")
+
+
+def _hook_names() -> list[str]:
+    return [name for name in dir(hookspecs) if name.startswith("condense_")]
+
+
+def _misspelt(plugin: Any, name: str) -> bool:
+    return hasattr(getattr(plugin, name), "condense_impl") and name not in _hook_names()
+
+
+def as_published(name: str, make: Callable[..., Any]) -> Published:
+    """A plain recipe function of a stranger's, described by its docstring."""
+    if isinstance(make, Published):
+        return make
+    if not callable(make):
+        raise TypeError(f"the recipe {name!r} is {make!r}, which cannot be called")
+    title = (make.__doc__ or name).strip().splitlines()[0]
+    return Published(make, paper="", title=title)
+
+
+_current: contextvars.ContextVar[Registry | None] = contextvars.ContextVar("condense_registry", default=None)
+
+
+@functools.cache
+def _installed() -> Registry:
+    return load()
+
+
+def registry() -> Registry:
+    """The registry in force: the one of `using`, else the installed plugins', loaded at first use."""
+    return _current.get() or _installed()
+
+
+@contextmanager
+def using(other: Registry) -> Iterator[Registry]:
+    """Another registry for a while (tests, embedding)."""
+    token = _current.set(other)
+    try:
+        yield other
+    finally:
+        _current.reset(token)
+
+
+def run_manager(observers: Iterable[Any], plugins: Registry | None = None) -> pluggy.PluginManager:
+    """A fresh manager over the same plugin objects plus one run's observers: no global mutable state."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    for plugin in (plugins or registry()).plugins:
+        if plugin.error is None:
+            manager.register(plugin.object, name=f"{plugin.distribution}:{plugin.name}")
+    for observer in observers:
+        manager.register(observer)
+    return manager
+
+
+def versions() -> Mapping[str, str]:
+    """Distribution -> version of every plugin that loaded: for provenance."""
+    return {plugin.distribution: plugin.version for plugin in registry().plugins if plugin.error is None}
+
+
+_ = kebab

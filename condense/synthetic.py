@@ -1,0 +1,86 @@
+"""Synthetic sets: what is stored, and how it decodes to examples."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .data import Sampler, TensorSampler
+from .rng import Rng
+from .task import Batch, Task
+
+if TYPE_CHECKING:
+    from .axes import Loss
+
+
+class Synthetic(nn.Module, Sampler):
+    """Storage that decodes to examples. Subclasses hold parameters and buffers, and say how they decode.
+
+    `size` None means a distribution (a generator). Buffers and parameters are what an artifact stores.
+    """
+
+    size: int | None
+    item_groups: Tensor
+    y: Tensor
+
+    def __init__(self, task: Task, groups: Tensor, y: Tensor, loss: Loss | None = None) -> None:
+        super().__init__()
+        self.task, self.loss = task, loss
+        self.register_buffer("item_groups", groups)
+        if isinstance(y, nn.Parameter):
+            self.y = y
+        else:
+            self.register_buffer("y", y)
+        self.size = len(groups)
+
+    @property
+    def groups(self) -> Tensor:
+        return self.item_groups
+
+    @property
+    def device(self) -> torch.device:
+        return self.item_groups.device
+
+    @abstractmethod
+    def fill(self, batch: Batch) -> None:
+        """Store so that decoding resembles `batch` (one example per item, in the order of `groups`)."""
+
+    @abstractmethod
+    def decode(self, index: Tensor | None, rng: Rng | None) -> Batch:
+        """The items at `index` (None: all) as examples, differentiable. rng None: the released form."""
+
+    @abstractmethod
+    def roles(self) -> Mapping[str, list[nn.Parameter]]:
+        """The parameters by role ("images", "labels", "rate", "decoder", "structure"): what outer groups name."""
+
+    def take(self, index: Tensor) -> Batch:
+        return self.decode(index, None)
+
+    def freeze(self, rng: Rng | None = None) -> TensorSampler:
+        """Decoded once and detached: what networks are trained on."""
+        with torch.no_grad():
+            batch = self.decode(None, rng)
+        return self.sampler(Batch(self.task.form.detach(batch.x), batch.y.detach()))
+
+    def sampler(self, batch: Batch) -> TensorSampler:
+        """The decoded set `batch` as a sampler with this set's groups and loss."""
+        return TensorSampler(self.task, batch.x, batch.y, groups=self._decoded_groups(batch), loss=self.loss)
+
+    def _decoded_groups(self, batch: Batch) -> Tensor:
+        return self.item_groups if len(batch) == len(self.item_groups) else self.task.hard(batch.y)
+
+    def project(self, index: int) -> None:
+        """After the update of step `index`: clamp, anneal, replace."""
+
+    def rate(self, at: int) -> Tensor | None:
+        """The learned step size of training step `at`, where the set has one."""
+        return None
+
+    def stored(self) -> dict[str, int]:
+        """Bytes by kind: images, labels, decoder, external. The honest budget."""
+        images = sum(p.numel() * p.element_size() for role, ps in self.roles().items() if role != "labels" for p in ps)
+        return {"images": images, "labels": self.y.numel() * self.y.element_size()}

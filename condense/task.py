@@ -1,0 +1,136 @@
+"""The task: what there is to predict, what an example is, and what the numbers that a network gives mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import Tensor
+
+from .component import Component
+from .errors import NotBuilt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples. `x` is opaque (only a `Form` opens it); `y` is (N,) int64, or (N, K) float weights over the classes.
+
+    `index` holds the positions in the sampler that gave the batch, or None.
+    """
+
+    x: Any
+    y: Tensor
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def with_x(self, x: Any) -> Batch:
+        return replace(self, x=x)
+
+
+class Form(Component):
+    """What `x` is: the one seam that opens it. Everything else hands it on."""
+
+    axis: ClassVar[str] = "form"
+    content: ClassVar[str] = "x"  # the packed tensor that an input gradient or an attack may touch
+    independent: ClassVar[bool] = True  # may one example be taken without its neighbours?
+
+    @abstractmethod
+    def pack(self, x: Any) -> dict[str, Tensor]:
+        """`x` as named tensors: how it is stored, detached, moved and differentiated."""
+
+    @abstractmethod
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The inverse of `pack`."""
+
+    @abstractmethod
+    def take(self, x: Any, index: Tensor | slice) -> Any:
+        """The examples at `index`."""
+
+    @abstractmethod
+    def join(self, xs: Sequence[Any]) -> Any:
+        """Several x, one after the other."""
+
+    @abstractmethod
+    def blank(self, task: Task, n: int) -> Any:
+        """n examples of zeros: what storage is shaped by, and what a network is tried on."""
+
+    def leaf(self, x: Any) -> Any:
+        """A detached copy of `x` whose floating tensors require gradients."""
+        tensors = {key: value.detach() for key, value in self.pack(x).items()}
+        return self.unpack({k: v.requires_grad_(v.is_floating_point()) for k, v in tensors.items()})
+
+    def detach(self, x: Any) -> Any:
+        return self.unpack({key: value.detach() for key, value in self.pack(x).items()})
+
+    def to(self, x: Any, device: torch.device | str) -> Any:
+        return self.unpack({key: value.to(device) for key, value in self.pack(x).items()})
+
+
+class Tensors(Form):
+    """x is one tensor, (N, *shape): images, vectors, sequences."""
+
+    def pack(self, x: Tensor) -> dict[str, Tensor]:
+        return {"x": x}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return tensors["x"]
+
+    def take(self, x: Tensor, index: Tensor | slice) -> Tensor:
+        return x[index]
+
+    def join(self, xs: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(xs))
+
+    def blank(self, task: Task, n: int) -> Tensor:
+        return torch.zeros(n, *task.shape)
+
+
+class Task(BaseModel):
+    """Classes in their order, the shape of one encoded example, the kind of target, and the form of x.
+
+    `outputs` is the width of a network's head; `groups` is what a class-restricted draw ranges over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    kind: Literal["multiclass", "multilabel", "ordinal"] = "multiclass"
+    form: Form = Tensors()
+
+    @field_validator("kind")
+    @classmethod
+    def _built(cls, kind: str) -> str:
+        if kind != "multiclass":
+            raise NotBuilt("task.kind", kind, "is a seam that nothing fills yet", "Use multiclass.")
+        return kind
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    @property
+    def groups(self) -> int:
+        return len(self.classes)
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy of each example, (N,). The only place that knows the kind of target.
+
+        `y` is (N,) int64 classes, or (N, K) float weights over the classes (soft labels, which need not sum to 1).
+        """
+        return F.cross_entropy(logits, y, reduction="none")
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Probabilities, (N, K): all that a metric ever sees."""
+        return logits.softmax(dim=-1)
+
+    def hard(self, y: Tensor) -> Tensor:
+        """The class of each target, (N,) int64."""
+        return y if y.dim() == 1 else y.argmax(dim=-1)
