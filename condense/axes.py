@@ -261,6 +261,9 @@ class Init(HandedTheSource):
     def __call__(self, run: Run, groups: Tensor) -> Batch:
         """One decoded example for each entry of `groups`, with its label: images and labels come together."""
 
+    def admit(self, source: Source, groups: Tensor) -> None:
+        """Refuse, before anything is computed, a source that has too few examples for these groups."""
+
 
 class Labels(HandedTheSource):
     """The targets of the set, and the loss that networks are trained with on them."""

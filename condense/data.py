@@ -148,9 +148,14 @@ class Source(Sampler):
 class TensorSampler(Sampler):
     """Items held in memory. x is whatever the task's form says, already encoded."""
 
-    def __init__(self, task: Task, x: Any, y: Tensor, *, groups: Tensor | None = None, loss: Loss | None = None) -> None:
+    def __init__(
+        self, task: Task, x: Any, y: Tensor, *, loss: Loss | None = None, like: Sampler | None = None
+    ) -> None:
+        """`like`: a sampler whose items are about the same classes in the same order; its table of classes is shared."""
         self.task, self.x, self.y, self.loss = task, x, y, loss
-        self._groups = task.hard(y) if groups is None else groups
+        self._groups = task.hard(y) if like is None else like.groups
+        if like is not None:
+            self._table = like._table
 
     @property
     def groups(self) -> Tensor:

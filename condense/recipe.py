@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
@@ -136,7 +136,6 @@ class Published:
     form: str = "tensors"
     settings: str | None = None  # a TOML file beside the module: rows of data set x budget -> overrides and figures
     protocol: str = "vico"
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, **settings: Any) -> Recipe:
         from pydantic import ValidationError

@@ -68,10 +68,8 @@ class Synthetic(nn.Module, Sampler):
 
     def sampler(self, batch: Batch) -> TensorSampler:
         """The decoded set `batch` as a sampler with this set's groups and loss."""
-        return TensorSampler(self.task, batch.x, batch.y, groups=self._decoded_groups(batch), loss=self.loss)
-
-    def _decoded_groups(self, batch: Batch) -> Tensor:
-        return self.item_groups if len(batch) == len(self.item_groups) else self.task.hard(batch.y)
+        like = self if len(batch) == len(self.item_groups) else None
+        return TensorSampler(self.task, batch.x, batch.y, loss=self.loss, like=like)
 
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""

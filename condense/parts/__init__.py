@@ -1,1 +1,33 @@
-"""x"""
+"""Parts that know no modality: rules, schedules, distances, matching, pools, inits, labels, budgets."""
+
+from __future__ import annotations
+
+from condense.axes import TaskLoss
+from condense.component import Component
+from condense.fit import Constant, Fit
+from condense.hookspecs import hookimpl
+from condense.task import Tensors
+
+from .assets import Trained
+from .augment import NoAugment, Then
+from .budgets import PerClass
+from .distances import RowCosine, SquaredError
+from .inits import Herding, KCenter, Noise, Real
+from .labels import Hard
+from .matching import ClassWise, Gradient, Matching, MeanFeature
+from .parameterizations import Pixels
+from .pools import Fresh, NoModel
+from .rules import SGD, Adam
+from .schedules import Cosine, Drops
+
+
+@hookimpl
+def condense_components() -> list[type[Component]]:
+    return [
+        *(TaskLoss, Fit, Constant, Tensors),
+        *(SGD, Adam, Cosine, Drops),
+        *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
+        *(Fresh, NoModel, Trained),
+        *(Noise, Real, Herding, KCenter, Hard, PerClass, Pixels),
+        *(NoAugment, Then),
+    ]

@@ -1,0 +1,51 @@
+"""Assets: expensive things made once, addressed by content, kept in the cache folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .axes import Asset
+from .component import digest
+from .places import cache_folder
+from .plugins import versions
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class Assets:
+    """The assets of one run: the same asset, source, preprocessing, seed and plugin versions give the same folder."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.used: dict[str, str] = {}  # digest -> name, for checkpoints and provenance
+
+    def get(self, asset: Asset) -> Any:
+        """Load the asset, after making it where the cache has none. An interrupted making is taken up, not begun again."""
+        key = self.key(asset)
+        self.used[key] = asset.name
+        folder = cache_folder() / "assets" / f"{asset.name}-{key}"
+        if not folder.is_dir():
+            making = folder.with_suffix(".making")
+            making.mkdir(parents=True, exist_ok=True)
+            asset.make(self.run, making)
+            try:
+                os.rename(making, folder)
+            except OSError:  # another process was first; its asset is the same
+                shutil.rmtree(making, ignore_errors=True)
+        return asset.load(Path(folder), self.run)
+
+    def key(self, asset: Asset) -> str:
+        run = self.run
+        return digest(
+            {
+                "asset": asset.data(),
+                "source": run.splits.train.provenance(),
+                "preprocess": run.recipe.preprocess.data(),
+                "seed": run.plan.seed,
+                "versions": dict(versions()),
+            }
+        )

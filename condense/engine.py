@@ -1,0 +1,172 @@
+"""The engine: one flat loop that knows no modality and no method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .axes import Term
+from .data import TensorSampler
+from .fit import schedule
+from .recipe import Outer
+from .run import Run, Step
+from .synthetic import Synthetic
+from .task import Batch
+
+
+def condense(run: Run) -> Synthetic:
+    """Run the recipe: fill the set, then take its outer steps; returns the finished set (the released form decodes)."""
+    recipe, steps = run.recipe, run.recipe.outer.steps
+    run.states = {part.digest(): made for part in recipe.parts() if (made := part.state(run)) is not None}
+    syn = open_set(run)
+    fill = Fill(run, syn)
+    updates = Updates(recipe.outer, roles(syn, run.states))
+    learners = recipe.pool.learners(run, syn)
+    memory = nn.ModuleDict(run.states)
+    run.hooks.hook.condense_started(run=run)
+    loop = run.loop("outer", steps, set=fill, updates=updates, pool=learners, memory=memory, source=run.splits.train)
+    for index in loop:
+        fill.once()
+        step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
+        losses = outer_step(step, syn, updates)
+        run.watch.see(index, torch.stack(list(losses.values())).sum())
+        run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
+    fill.once()
+    recipe.labels.finish(syn, run)
+    return syn
+
+
+def open_set(run: Run) -> Synthetic:
+    """The empty set of the run's recipe, on its device."""
+    recipe = run.recipe
+    groups = recipe.budget.allot(run.splits.train)
+    return recipe.parameterization.empty(run.task, groups, recipe.labels).to(run.device)
+
+
+class Fill:
+    """The set's own state in a checkpoint, and its one filling from Init where there is no checkpoint."""
+
+    def __init__(self, run: Run, syn: Synthetic) -> None:
+        self.run, self.syn, self.filled = run, syn, False
+
+    def once(self) -> None:
+        if not self.filled:
+            batch = self.run.recipe.init(self.run, self.syn.item_groups)
+            y = self.run.recipe.labels.start(batch, self.run)
+            self.syn.fill(Batch(batch.x, y, batch.index))
+            self.filled = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.syn.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.syn.load_state_dict(state)
+        self.filled = True
+
+
+def roles(syn: Synthetic, states: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
+    """The set's parameters by role, and under `aux` those that components keep between steps."""
+    aux = [p for module in states.values() for p in module.parameters()]
+    return {**syn.roles(), **({"aux": aux} if aux else {})}
+
+
+class Decoded:
+    """The set decoded once for a step: its tensors are leaves, and what reaches them is pulled into storage later."""
+
+    def __init__(self, syn: Synthetic, step: Step) -> None:
+        form = syn.task.form
+        self.batch = syn.decode(None, step.rng.fold("decode"))
+        self.x = form.leaf(self.batch.x)
+        self.y = self.batch.y.detach().requires_grad_(self.batch.y.is_floating_point() and self.batch.y.requires_grad)
+        pairs = [*zip(form.pack(self.batch.x).values(), form.pack(self.x).values(), strict=True), (self.batch.y, self.y)]
+        self.pairs = [(source, leaf) for source, leaf in pairs if leaf.requires_grad and source.requires_grad]
+        self.leaves = [leaf for _, leaf in self.pairs]
+        step.syn = syn.sampler(Batch(self.x, self.y))
+
+    def pull(self, parameters: list[nn.Parameter]) -> None:
+        """Send what the leaves have gathered through the decoding, into these parameters only."""
+        reached = [(source, leaf) for source, leaf in self.pairs if leaf.grad is not None]
+        if reached and parameters:
+            sources, grads = [s for s, _ in reached], [leaf.grad for _, leaf in reached]
+            torch.autograd.backward(sources, grads, inputs=parameters, retain_graph=True)
+        for _, leaf in reached:
+            leaf.grad = None
+
+
+def outer_step(step: Step, syn: Synthetic, updates: Updates) -> dict[str, Tensor]:
+    """Push every term back as it comes, update the parameters, project; returns the losses, summed by name."""
+    losses: dict[str, Tensor] = {}
+    decoded = Decoded(syn, step)
+    objective = step.run.recipe.objective
+    for term in objective(step) if objective else ():
+        push(term, decoded, updates)
+        for name, value in term.losses.items():
+            losses[name] = losses.get(name, torch.zeros((), device=value.device)) + value.detach()
+        if updates.outer.commit == "term":
+            decoded.pull(updates.of("*"))
+            updates.apply(step)
+            decoded = Decoded(syn, step)
+    if updates.outer.commit == "step":
+        decoded.pull(updates.of("*"))
+        updates.apply(step)
+    syn.project(step.index)
+    return losses
+
+
+def push(term: Term, decoded: Decoded, updates: Updates) -> None:
+    """Backward of one term. Inputs are named: a plain backward would fill the learner's gradients too."""
+    aux = [p for p in updates.parameters.get("aux", []) if fnmatchcase("aux", term.role)]
+    inputs = [*decoded.leaves, *aux]
+    if term.cotangents:
+        drawn, grads = zip(*((t, g * term.weight) for t, g in term.cotangents), strict=True)
+        torch.autograd.backward(drawn, grads, inputs=inputs)
+    else:
+        total = torch.stack([value for value in term.losses.values()]).sum() * term.weight
+        if total.requires_grad:
+            total.backward(inputs=inputs)
+    if term.role != "*":
+        decoded.pull(updates.of(term.role))
+
+
+class Updates:
+    """How parameters move: for each role its group's rule, with that rule's state."""
+
+    def __init__(self, outer: Outer, parameters: Mapping[str, list[nn.Parameter]]) -> None:
+        self.outer, self.parameters = outer, dict(parameters)
+        self.groups = {role: outer.group(role) for role in parameters} if outer.steps else {}
+        self.state = {role: group.rule.init(self._named(role)) for role, group in self.groups.items()}
+
+    def of(self, glob: str) -> list[nn.Parameter]:
+        """The set's own parameters whose role matches."""
+        return [p for role, ps in self.parameters.items() if role != "aux" and fnmatchcase(role, glob) for p in ps]
+
+    def _named(self, role: str) -> dict[str, Tensor]:
+        return {str(i): p for i, p in enumerate(self.parameters[role])}
+
+    def apply(self, step: Step) -> None:
+        """One update of every role whose turn it is; gradients are consumed."""
+        for role, group in self.groups.items():
+            named = self._named(role)
+            grads = {key: p.grad for key, p in named.items() if p.grad is not None}
+            moving = {key: named[key].detach() for key in grads}
+            if moving and step.index % group.every == group.phase % group.every:
+                rates, before = schedule(group.lr), (step.index - 1) / max(1, self.outer.steps)
+                if rates.restarts(before, step.progress):
+                    self.state[role] = group.rule.init(named)
+                new, state = group.rule.update(moving, grads, self.state[role], rates.value(step.progress))
+                self.state[role] = {**self.state[role], **state}
+                with torch.no_grad():
+                    for key, value in new.items():
+                        named[key].copy_(value.clamp(*group.bounds) if group.bounds != (None, None) else value)
+            for parameter in named.values():
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {role: dict(state) for role, state in self.state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.state = {role: dict(slots) for role, slots in state.items()}

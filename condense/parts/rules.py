@@ -1,0 +1,67 @@
+"""Pure update rules. Each equals torch.optim's of the same name; state is named `<parameter>/<slot>`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from condense.axes import Rule
+
+
+class SGD(Rule):
+    """Stochastic gradient descent, with Polyak momentum and L2 weight decay as torch.optim.SGD defines them."""
+
+    name = "sgd"
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.momentum == 0.0:
+            return {}
+        return {f"{name}/momentum": torch.zeros_like(p) for name, p in params.items()}
+
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        new, kept = {}, {}
+        for name, p in params.items():
+            direction = grads[name]
+            if self.weight_decay:
+                direction = direction + self.weight_decay * p
+            if self.momentum:
+                direction = kept[f"{name}/momentum"] = self.momentum * state[f"{name}/momentum"] + direction
+            new[name] = p - lr * direction
+        return new, kept
+
+
+class Adam(Rule):
+    """Adam (Kingma and Ba, arXiv:1412.6980) with bias correction, as torch.optim.Adam."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        state = {}
+        for name, p in params.items():
+            state[f"{name}/first"], state[f"{name}/second"] = torch.zeros_like(p), torch.zeros_like(p)
+            state[f"{name}/count"] = torch.zeros((), device=p.device)
+        return state
+
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        b1, b2 = self.betas
+        new, kept = {}, {}
+        for name, p in params.items():
+            grad = grads[name] + self.weight_decay * p if self.weight_decay else grads[name]
+            count = state[f"{name}/count"] + 1
+            first = b1 * state[f"{name}/first"] + (1 - b1) * grad
+            second = b2 * state[f"{name}/second"] + (1 - b2) * grad * grad
+            scale = (second / (1 - b2**count)).sqrt() + self.eps
+            new[name] = p - lr * (first / (1 - b1**count)) / scale
+            kept |= {f"{name}/first": first, f"{name}/second": second, f"{name}/count": count}
+        return new, kept
