@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the lock that keeps two runs out of one folder. Both live in the private folder `DIR/.run`."""
+"""Checkpoints of a run, and the lock that keeps two runs out of one folder. Both live in the private `DIR/.run`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import time
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from . import files, store
@@ -104,9 +103,7 @@ class Lock:
         self._handle = handle
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

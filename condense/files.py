@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import BadValue, CondenseError, Damaged, NoRoom
 
+REMEDY = "Restore it from a copy, or make it again."
 JSON_LIMIT = 64 * 2**20  # bytes of one JSON file that a reader is willing to parse
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -73,29 +74,26 @@ def _refusal(path: Path, error: OSError) -> CondenseError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in NO_ROOM:
         problem = "could not be written, and is as it was before"
-        return NoRoom(
-            str(path), reason, problem, "Free space on this disk (or raise the limit), or choose another folder."
-        )
+        return NoRoom(str(path), reason, problem, "Free space on this disk, or choose another folder.")
     return BadValue(str(path), reason, "could not be written", "Choose a folder that exists and that you may write.")
 
 
 def read(path: Path, limit: int | None = None) -> bytes:
-    """The bytes of a plain file. Raises `Damaged` where it is missing, a link, no plain file, or longer than `limit`."""
-    remedy = "Restore it from a copy, or make it again."
+    """The bytes of a plain file. Raises `Damaged` where it is missing, a link, no file, or longer than `limit`."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Damaged(str(path), "a link", "must be a plain file", remedy) from None
+            raise Damaged(str(path), "a link", "must be a plain file", REMEDY) from None
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise Damaged(str(path), "nothing", "is missing", remedy) from None
+            raise Damaged(str(path), "nothing", "is missing", REMEDY) from None
         raise BadValue(str(path), os.strerror(error.errno or 0), "cannot be read", "Allow reading it.") from None
     with open(handle, "rb") as file:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise Damaged(str(path), "no plain file", "must be a plain file", remedy)
+            raise Damaged(str(path), "no plain file", "must be a plain file", REMEDY)
         if limit is not None and facts.st_size > limit:
-            raise Damaged(str(path), f"{facts.st_size} bytes", f"is longer than the {limit} bytes expected", remedy)
+            raise Damaged(str(path), f"{facts.st_size} bytes", f"is longer than the {limit} bytes expected", REMEDY)
         return file.read()
 
 

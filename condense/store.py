@@ -1,7 +1,7 @@
 """One file for one tree of tensors and plain values: safetensors whose metadata hold a sealed manifest.
 
-The manifest carries a format number, the kind of file, the structure of the tree and the SHA-256 of each tensor; the seal
-is the SHA-256 of the file's length field and whole header, itself blanked. So a changed bit is found wherever it is.
+The manifest carries a format number, the kind of file, the structure of the tree and the SHA-256 of each tensor; the
+seal is the SHA-256 of the file's length field and whole header, itself blanked. So a changed bit is found anywhere.
 What is read is never executed: no pickle, no names turned into paths.
 """
 
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from . import files
 from .errors import BadValue, Damaged
+from .files import REMEDY
 from .plugins import DISTRIBUTION
 
 FORMAT = 1
 HEADER_LIMIT = 32 * 2**20
 PREFIX = b'{"__metadata__":{"condense":"'  # the first bytes of every header, in every format; the seal follows
 BLANK = "0" * 64
-REMEDY = "Restore it from a copy, or make it again."
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 R = TypeVar("R")
