@@ -1,30 +1,30 @@
-"""condense from Python: `run`, `resume`, `load`."""
+"""condense from Python: `plan`, `run`, `resume`, `load`."""
 
 from __future__ import annotations
 
 import platform
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from . import execution, files
 from .artifact import Artifact, load, write_artifact
 from .axes import Net
 from .checkpoint import Lock, private_folder
-from .component import Component, checked, member
-from .data import Data, Splits
-from .engine import condense, open_set
-from .errors import BadValue, Damaged, InUse
+from .component import bad_value, checked, member, named
+from .data import Data
+from .engine import condense
+from .errors import BadValue, InUse
 from .evaluate import Protocol
 from .plugins import registry, run_manager, versions
-from .published import settings_for
-from .recipe import Execution, Plan, Recipe, Reads, check_recipe, replaced
-from .run import Limits, Run
+from .published import Row, settings_for
+from .recipe import Execution, Plan, Recipe, check_recipe, replaced
+from .running import Limits, Run
 
 
 def plan(
@@ -40,42 +40,214 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The whole run as a value, validated; nothing is read but the settings files.
+    """The whole run as a value, validated; no data is read.
 
     method: a recipe's name, or a `Recipe`. data: a name (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors
     (x, y). net: a `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge.
-    settings: leaves by dotted path, of the recipe, or of `protocol.` and `execution.`; they win over published settings.
-    Raises `BadValue` naming the field, its value and the remedy.
+    options: arguments of the recipe's function. settings: leaves by dotted path, of the recipe, or below `protocol.` and
+    `execution.`; they win over published settings. Raises `BadValue` naming the field, its value and the remedy.
     """
-    opened = as_data(data)
-    if isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1:
-        raise BadValue("per_class", per_class, "must be a whole number of 1 or more", "Try --per-class 10.")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
-        raise BadValue("steps", steps, "must be a whole number of 0 or more", "Leave it out for the published number.")
+    whole("per_class", per_class, 1, "Try --per-class 10.")
+    whole("seed", seed, 0, "Try --seed 0.")
+    where = as_data(data)
     if isinstance(method, Recipe):
-        name, recipe, row = "custom", method, None
-        judge: dict[str, Any] = {"name": protocol or "vico"}
+        name, recipe, row, judge = "custom", method, Row(), "vico"
     else:
         published = registry().recipe(method)
-        row = settings_for(published, opened.label, per_class)
-        name, recipe = method, apply(published(per_class=per_class, **(options or {})), row.settings)
-        judge = {"name": protocol or row.protocol or published.protocol}
-    judged = checked(lambda: member(Protocol, protocol if isinstance(protocol, Protocol) else judge), "protocol")
-    if row is not None:
+        row, name, judge = settings_for(published, where.label, per_class), method, published.protocol
+        recipe = published(per_class=per_class, **(options or {}))
+        for path, value in row.settings.items():
+            recipe = recipe.set(path, value)
+    judged = checked(lambda: member(Protocol, protocol or row.protocol or judge), "protocol")
+    if protocol in (None, row.protocol or judge):
         judged = overridden(judged, row.judging)
-    if net is not None:
-        network = as_net(net)
-        recipe = recipe.rewrite(Net, lambda _: network)
-        judged = judged.with_(nets=(network,))
+    network = None if net is None else as_net(net)
+    if network is not None and network.name != "custom":
+        recipe, judged = with_net(recipe, judged, network)
     if steps is not None:
+        whole("steps", steps, 0, "Leave it out for the published number.")
         recipe = recipe.set("outer.steps", steps)
-    computed = default_execution(device)
+    computing = Execution(device=default_device(device)).model_dump()
     for path, value in (settings or {}).items():
         head, _, rest = path.partition(".")
         if head == "protocol" and rest:
             judged = overridden(judged, {rest: value})
         elif head == "execution" and rest:
-            computed = checked(lambda: Execution.model_validate({**computed.model_dump(), rest: value}), "execution")  # noqa: B023
+            computing = replaced(computing, rest, value, "execution")
         else:
             recipe = recipe.set(path.removeprefix("recipe."), value)
-    return Plan(method=name, data=opened, recipe=recipe, protocol=judged, seed=seed, execution=computed)
+    if network is not None and network.name == "custom":
+        recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
+    computed = checked(lambda: Execution.model_validate(computing), "execution")
+    return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computed)
+
+
+def whole(field: str, value: Any, least: int, remedy: str) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
+
+
+def as_data(value: Any) -> Data:
+    """A `Data` from a name, a mapping, a Data, or live examples: tensors (x, y) or any torch Dataset."""
+    if isinstance(value, str | Mapping | Data):
+        return checked(lambda: member(Data, value), "data")
+    return named(Data, "given", live=value)
+
+
+def as_net(value: Any) -> Net:
+    """A `Net` from a name, a mapping, a Net, or any callable that returns a module."""
+    if isinstance(value, str | Mapping | Net):
+        return checked(lambda: member(Net, value), "net")
+    return named(Net, "custom", live=value)
+
+
+def with_net(recipe: Recipe, judged: Protocol, network: Net) -> tuple[Recipe, Protocol]:
+    return recipe.rewrite(Net, lambda _: network), judged.with_(nets=(network,))
+
+
+def overridden(judged: Protocol, changes: Mapping[str, Any]) -> Protocol:
+    """The protocol with leaves changed by dotted path."""
+    tree = judged.dump()
+    for path, value in changes.items():
+        tree = replaced(tree, path, value, "protocol")
+    return checked(lambda: member(Protocol, tree), "protocol")
+
+
+def default_device(asked: str | None) -> str:
+    """The device that was asked for, if it can be used; else cuda where there is one, else cpu."""
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError:
+        raise BadValue("device", asked, "is no device of torch", "Use cpu, cuda or cuda:0.") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadValue("device", asked, "cannot be used: torch sees no CUDA device here", "Use --device cpu.")
+    return asked
+
+
+def run(
+    method: str | Recipe,
+    *,
+    out: str | Path | None = None,
+    observers: Iterable[Any] = (),
+    minutes: float | None = None,
+    **planned: Any,
+) -> Artifact:
+    """Condense, and return the artifact written into `out` (default `runs/NAME-SET-N-SEED`). Arguments: see `plan`.
+
+    A folder that holds the same plan is taken up where it was. Raises `Paused` after `minutes`, or at Ctrl-C, once the
+    state is saved; `InUse` where `out` holds something else; `BadValue` and `BadData` before anything is written.
+    """
+    settled = plan(method, **planned)
+    folder = Path(out) if out is not None else default_folder(settled)
+    return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
+
+
+def resume(path: str | Path, *, observers: Iterable[Any] = (), minutes: float | None = None) -> Artifact:
+    """Go on with the run in the folder `path` from its last checkpoint; a finished one is just opened."""
+    folder = Path(path)
+    return carry_out(stored_plan(folder), folder, observers=observers, limits=Limits(minutes=minutes))
+
+
+def default_folder(settled: Plan) -> Path:
+    size = settled.recipe.budget.dump().get("n", "set")
+    return Path("runs") / f"{settled.method}-{settled.data.label}-{size}-{settled.seed}"
+
+
+def stored_plan(folder: Path) -> Plan:
+    """The plan that a run wrote before its first step."""
+    path = folder / ".run" / "plan.json"
+    if not path.is_file():
+        raise BadValue("path", str(folder), "holds no run of condense", "Give the --out folder of a run.")
+    try:
+        return Plan.model_validate(files.read_json(path))
+    except ValidationError as error:
+        raise bad_value(error, str(path)) from None
+
+
+def carry_out(
+    settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None
+) -> Artifact:
+    """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact."""
+    if holds(folder, settled) == "finished":
+        return load(folder)
+    started = open_run(settled, folder, observers, limits or Limits())
+    with Lock(private_folder(folder)):
+        files.write_json(folder / ".run" / "plan.json", settled.model_dump(mode="json"))
+        with started.interruptible(), execution.using(execution.passes(settled.execution)):
+            syn = condense(started)
+        artifact = write_artifact(folder, settled, syn, started.transform, started.task, provenance(started))
+    started.hooks.hook.condense_finished(run=started, artifact=artifact)
+    return artifact
+
+
+def holds(folder: Path, settled: Plan) -> str:
+    """What the output folder holds of this plan: nothing, a run that was begun, or a finished one. Else raises `InUse`."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return "nothing"
+    remedy = "Give another folder with --out, or remove this one."
+    if not folder.is_dir() or not (folder / ".run" / "plan.json").is_file():
+        raise InUse("out", str(folder), "exists and is no run of condense", remedy)
+    if files.read_json(folder / ".run" / "plan.json") != settled.model_dump(mode="json"):
+        raise InUse("out", str(folder), "holds a run of another plan", remedy)
+    return "finished" if (folder / "manifest.json").is_file() else "begun"
+
+
+def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits) -> Run:
+    """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed."""
+    recipe, device = settled.recipe, torch.device(settled.execution.device)
+    splits = settled.data.open(device)
+    splits.train.admit(recipe)
+    transform = recipe.preprocess.fit(splits.train, splits.facts).to(device)
+    splits = splits.map(lambda source: source.encoded(transform))
+    started = Run(settled, splits, transform, run_manager(observers), folder, limits)
+    check_recipe(recipe, started.task)
+    recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
+    return started
+
+
+def provenance(done: Run) -> dict[str, Any]:
+    """Facts of a finished run, as plain JSON: source, versions, machine, cost."""
+    facts = done.splits.facts
+    device = done.device
+    return {
+        "source": {
+            **done.splits.train.provenance(),
+            "data": done.plan.data.dump(),
+            "title": facts.title,
+            "licence": facts.licence,
+            "citation": facts.citation,
+        },
+        "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(device),
+        "seconds": round(done.seconds(), 1),
+        "peak_memory_bytes": peak_memory(device),
+        "assets": done.assets.used,
+        "notes": {key: value for key, value in done.notes.items() if key != "seconds"},
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": name, "threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device where it is a GPU, else the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+__all__ = ["carry_out", "load", "plan", "resume", "run"]

@@ -123,7 +123,7 @@ def write_artifact(
     contents = {
         TENSORS: store.pack({"set": syn.state_dict(), "transform": transform.state_dict()}, KIND),
         "plan.json": files.json_bytes(plan.model_dump(mode="json")),
-        "recipe.json": files.json_bytes(plan.recipe.data()),
+        "recipe.json": files.json_bytes(plan.recipe.dump()),
         "provenance.json": files.json_bytes(facts),
     }
     manifest.write(folder, FORMAT, contents)
@@ -140,11 +140,8 @@ def load(path: str | Path) -> Artifact:
     the folder is no artifact, or where a part that it names is not installed.
     """
     folder = Path(path)
-    if not any((folder / name).exists() for name in (MANIFEST, *NEEDED)):
-        unfinished = (folder / ".run").is_dir()
-        remedy = f"Finish it with: condense resume {folder}" if unfinished else "Give the folder that a run has made."
-        problem = "is a run that is not finished" if unfinished else f"is no artifact: it has no {MANIFEST}"
-        raise BadValue("path", str(folder), problem, remedy)
+    if not (folder / MANIFEST).exists():
+        _refuse_unlisted(folder)
     listing = manifest.read(folder)
     read = store.reader(READERS, listing["format"], folder / MANIFEST)
     contents = manifest.verified(folder, listing["files"])
@@ -152,6 +149,16 @@ def load(path: str | Path) -> Artifact:
     if missing:
         raise Damaged(str(folder / MANIFEST), missing[0], "does not list a file that every artifact has", REMEDY)
     return read(folder, contents)
+
+
+def _refuse_unlisted(folder: Path) -> None:
+    """Say what a folder without a manifest may be: an unfinished run, or no artifact; else the manifest is missing."""
+    if (folder / ".run").is_dir():
+        remedy = f"Finish it with: condense resume {folder}"
+        raise BadValue("path", str(folder), "is a run that is not finished", remedy)
+    if not any((folder / name).exists() for name in NEEDED):
+        remedy = "Give the folder that a run has made."
+        raise BadValue("path", str(folder), f"is no artifact: it has no {MANIFEST}", remedy)
 
 
 def _read_1(folder: Path, contents: Mapping[str, bytes]) -> Artifact:

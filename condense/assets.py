@@ -13,7 +13,7 @@ from .places import cache_folder
 from .plugins import versions
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .running import Run
 
 
 class Assets:
@@ -42,9 +42,9 @@ class Assets:
         run = self.run
         return digest(
             {
-                "asset": asset.data(),
+                "asset": asset.dump(),
                 "source": run.splits.train.provenance(),
-                "preprocess": run.recipe.preprocess.data(),
+                "preprocess": run.recipe.preprocess.dump(),
                 "seed": run.plan.seed,
                 "versions": dict(versions()),
             }

@@ -21,7 +21,7 @@ from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .recipe import Reads, Recipe
-    from .run import Run, Step
+    from .running import Run, Step
     from .synthetic import Synthetic
 
 
@@ -296,7 +296,7 @@ class Labels(HandedTheSource):
 class Warp(ABC):
     """A drawn augmentation: a value that maps batches to batches. `state` and `Augment.replay` store it."""
 
-    mixes: ClassVar[bool] = False  # does one example's result depend on another's? (CutMix)
+    mixes: bool = False  # does one example's result depend on another's? (CutMix)
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Batch: ...

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .recipe import Reads, Recipe
-    from .run import Run
+    from .running import Run
     from .task import Task
 
 T = TypeVar("T")
@@ -105,13 +105,13 @@ class Component(BaseModel):
 
     # -- as a value -----------------------------------------------------------------------------------------------
 
-    def data(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Any]:
         """The component as plain JSON data; `member(axis, data)` reads it back, equal."""
         return self.model_dump(mode="json")
 
     def digest(self) -> str:
         """16 hexadecimal digits of SHA-256 over the canonical JSON of the value: its address in caches."""
-        return digest(self.data())
+        return digest(self.dump())
 
     def with_(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again (`model_copy` would not)."""
@@ -125,7 +125,7 @@ class Component(BaseModel):
         }
         return self.with_(**changes)
 
-    def parts(self) -> list[Component]:
+    def walk(self) -> list[Component]:
         """This component and every component below it, depth first."""
         found: list[Component] = [self]
         for name in type(self).model_fields:
@@ -147,7 +147,7 @@ def _rewritten(value: Any, kind: type[T], f: Callable[[T], T], here: bool, field
 
 def _parts(value: Any) -> list[Component]:
     if isinstance(value, Component):
-        return value.parts()
+        return value.walk()
     if isinstance(value, tuple):
         return [part for item in value for part in _parts(item)]
     if isinstance(value, Mapping):

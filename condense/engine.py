@@ -13,7 +13,7 @@ from .axes import Term
 from .data import TensorSampler
 from .fit import schedule
 from .recipe import Outer
-from .run import Run, Step
+from .running import Run, Step
 from .synthetic import Synthetic
 from .task import Batch
 
@@ -21,7 +21,7 @@ from .task import Batch
 def condense(run: Run) -> Synthetic:
     """Run the recipe: fill the set, then take its outer steps; returns the finished set (the released form decodes)."""
     recipe, steps = run.recipe, run.recipe.outer.steps
-    run.states = {part.digest(): made for part in recipe.parts() if (made := part.state(run)) is not None}
+    run.states = {part.digest(): made for part in recipe.walk() if (made := part.state(run)) is not None}
     syn = open_set(run)
     fill = Fill(run, syn)
     updates = Updates(recipe.outer, roles(syn, run.states))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
 from . import execution
 from .axes import Augment, Learn, Loss, Rule, Schedule, TaskLoss
-from .component import Component
 from .data import Sampler
 from .rng import Rng, seeded
+from .task import Batch
 
 
 class Constant(Schedule):
@@ -64,49 +68,97 @@ class Fit(Learn):
         return module.eval()
 
 
-class Training:
-    """A network under training: can be carried on, stored and taken up again. Equal keys give equal training."""
+def drawn(fit: Fit, data: Sampler, rng: Rng, at: int, progress: float) -> Batch:
+    """The batch of training step `at` for the network with this key, augmented: a function of its arguments."""
+    batch = data.draw(fit.batch, None, rng.fold("batch"), at=at)
+    if fit.augment is None:
+        return batch
+    return fit.augment.sample(rng.fold("warp", at), len(batch), progress)(batch)
 
-    def __init__(self, fit: Fit, module: nn.Module, rng: Rng) -> None:
-        self.fit, self.module, self.rng = fit, module, rng
-        self.at = 0
-        self.state = fit.rule.init(self.params)
 
-    @property
-    def params(self) -> dict[str, Tensor]:
-        return dict(self.module.named_parameters())
+class Loop(ABC):
+    """The training loop, for one network (`Training`) or for many of one shape in step (`Crowd`)."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit, self.at = fit, 0
+        self.state = self.begun()
 
     def advance(self, data: Sampler, steps: int, of: int | None = None) -> Tensor:
-        """`steps` more steps on `data`; returns the last step's mean loss (0-d, detached).
+        """`steps` more steps on `data`; returns the last step's mean loss of each network (detached).
 
         `of` is the length that schedules refer to; without it, the length of this call counted from the start.
         """
         total = of or self.at + steps
         rates = schedule(self.fit.lr)
-        loss = self.fit.loss or data.loss or TaskLoss()
+        loss = loss_on(self.fit, data)
         value = torch.zeros((), device=data.device)
-        self.module.train()
-        with seeded(self.rng.fold("global", self.at), data.device):
+        with self.mode(data.device):
             for _ in range(steps):
                 progress = self.at / total
                 if rates.restarts((self.at - 1) / total, progress):
-                    self.state = self.fit.rule.init(self.params)
-                value = self._step(data, loss, rates.value(progress), progress)
+                    self.state = self.begun()
+                value = self.step(data, loss, rates.value(progress), progress)
                 self.at += 1
         return value
 
-    def _step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
-        batch = data.draw(self.fit.batch, None, self.rng.fold("batch"), at=self.at)
-        if self.fit.augment is not None:
-            batch = self.fit.augment.sample(self.rng.fold("warp", self.at), len(batch), progress)(batch)
+    @abstractmethod
+    def begun(self) -> dict[str, Tensor]:
+        """The rule's state before its first update."""
+
+    @abstractmethod
+    def mode(self, device: torch.device) -> AbstractContextManager[None]:
+        """Training mode, and the fence around what reads torch's global generator."""
+
+    @abstractmethod
+    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+        """Draw, differentiate, update; returns the loss before the update."""
+
+    @abstractmethod
+    def predict(self, x: Any) -> Tensor:
+        """Logits of one batch of examples in evaluation mode, (networks, N, outputs)."""
+
+
+def loss_on(fit: Fit, data: Sampler) -> Loss:
+    return fit.loss or data.loss or TaskLoss()
+
+
+def replace_values(params: Mapping[str, Tensor], updated: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in params.items():
+            parameter.copy_(updated[name])
+
+
+class Training(Loop):
+    """A network under training: can be carried on, stored and taken up again. Equal keys give equal training."""
+
+    def __init__(self, fit: Fit, module: nn.Module, rng: Rng) -> None:
+        self.module, self.rng = module, rng
+        super().__init__(fit)
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
+
+    def begun(self) -> dict[str, Tensor]:
+        return self.fit.rule.init(self.params)
+
+    def mode(self, device: torch.device) -> AbstractContextManager[None]:
+        self.module.train()
+        return seeded(self.rng.fold("global", self.at), device)
+
+    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+        batch = drawn(self.fit, data, self.rng, self.at, progress)
         key = self.rng.fold("loss", self.at)
         value, grads = execution.current().gradients(self.module, loss, batch, data.task, key)
-        params = self.params
-        updated, self.state = self.fit.rule.update(params, grads, self.state, lr)
-        with torch.no_grad():
-            for name, parameter in params.items():
-                parameter.copy_(updated[name])
+        updated, self.state = self.fit.rule.update(self.params, grads, self.state, lr)
+        replace_values(self.params, updated)
         return value
+
+    def predict(self, x: Any) -> Tensor:
+        self.module.eval()
+        with torch.no_grad():
+            logits: Tensor = self.module(x)
+        return logits.unsqueeze(0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"at": self.at, "rule": dict(self.state)}
@@ -115,4 +167,71 @@ class Training:
         self.at, self.state = state["at"], dict(state["rule"])
 
 
-_ = Component
+class Crowd(Loop):
+    """Networks of one shape, each with its own key, trained in step: what `Training` gives for each, in fewer passes.
+
+    Their parameters are stacked, (networks, *shape), and become views of the stack. Each network has its own batches
+    and its own warps. Ask `fits` first: it refuses what cannot be mapped.
+    """
+
+    def __init__(self, fit: Fit, modules: Sequence[nn.Module], rngs: Sequence[Rng]) -> None:
+        self.modules, self.rngs = list(modules), list(rngs)
+        named = [dict(module.named_parameters()) for module in modules]
+        self.stack = {name: torch.stack([params[name].detach() for params in named]) for name in named[0]}
+        for i, params in enumerate(named):
+            for name, parameter in params.items():
+                parameter.data = self.stack[name][i]
+        super().__init__(fit)
+
+    @staticmethod
+    def fits(fit: Fit, module: nn.Module, data: Sampler) -> bool:
+        """Can networks like this one be trained together, equal to one by one?
+
+        Not with buffers (batch norm) or dropout, not under a loss that draws random numbers, and not where torch.func
+        cannot map the network.
+        """
+        dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
+        if dropout or list(module.buffers()) or not isinstance(loss_on(fit, data), TaskLoss):
+            return False
+        try:
+            blank = data.task.form.to(data.task.form.blank(data.task, 2), data.device)
+            Crowd(fit, [copy.deepcopy(module), copy.deepcopy(module)], []).predict(blank)
+        except (RuntimeError, ValueError, NotImplementedError):
+            return False
+        return True
+
+    def begun(self) -> dict[str, Tensor]:
+        each = [self.fit.rule.init({name: p[i] for name, p in self.stack.items()}) for i in range(len(self.modules))]
+        return {slot: torch.stack([state[slot] for state in each]) for slot in each[0]} if each else {}
+
+    def mode(self, device: torch.device) -> AbstractContextManager[None]:
+        for module in self.modules:
+            module.train()
+        return nullcontext()
+
+    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+        form, rule = data.task.form, self.fit.rule
+        batches = [drawn(self.fit, data, rng, self.at, progress) for rng in self.rngs]
+        packed = [form.pack(batch.x) for batch in batches]
+        x = {key: torch.stack([tensors[key] for tensors in packed]) for key in packed[0]}
+        y = torch.stack([batch.y for batch in batches])
+
+        def mean_loss(params: dict[str, Tensor], x: dict[str, Tensor], y: Tensor) -> Tensor:
+            batch = Batch(form.unpack(x), y)
+            return loss(lambda x: self._logits(params, x), batch, data.task, self.rngs[0]).mean()
+
+        grads, values = vmap(grad_and_value(mean_loss))(self.stack, x, y)
+        updated, self.state = vmap(lambda p, g, s: rule.update(p, g, s, lr))(self.stack, grads, self.state)
+        replace_values(self.stack, updated)
+        return values.detach()
+
+    def predict(self, x: Any) -> Tensor:
+        for module in self.modules:
+            module.eval()
+        with torch.no_grad():
+            logits: Tensor = vmap(lambda params: self._logits(params, x))(self.stack)
+        return logits
+
+    def _logits(self, params: dict[str, Tensor], x: Any) -> Tensor:
+        logits: Tensor = functional_call(self.modules[0], params, (x,))
+        return logits

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .component import Component
     from .recipe import Recipe
-    from .run import Run
+    from .running import Run
 
 hookspec = pluggy.HookspecMarker("condense")
 hookimpl = pluggy.HookimplMarker("condense")

@@ -61,8 +61,6 @@ class Registry:
         members = self.members(axis)
         if name in members:
             return members[name]
-        if axis.__dict__.get("axis") and not axis.__abstractmethods__ and axis.name == name:
-            return axis  # an axis with no members but itself (Group, Outer, Recipe)
         remedy = f"{nearest(name, members)}{self.missing()}"
         raise PydanticCustomError(
             "component", "no {axis} named {name}", {"axis": axis.axis, "name": repr(name), "remedy": remedy}
@@ -94,10 +92,12 @@ class Registry:
 
 
 def install_hint(plugin: Plugin) -> str:
-    """How to install what a broken plugin of our own misses; computed from the distribution's own extras."""
-    if plugin.distribution != DISTRIBUTION:
-        return "."
-    extra = plugin.name
+    """How to install what a broken plugin of our own misses."""
+    return extra_hint(plugin.name) if plugin.distribution == DISTRIBUTION else "."
+
+
+def extra_hint(extra: str) -> str:
+    """How to install one of our own extras, ` - pip install '...[extra]'.`; a full stop where there is no such extra."""
     try:
         extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +32,6 @@ class Reads:
 class Group(Component):
     """How the parameters of the roles that match `role` (a glob) are updated."""
 
-    axis: ClassVar[str] = "group"
     role: str = "*"
     rule: Rule
     lr: float | Schedule = Field(default=0.1)
@@ -47,7 +46,6 @@ class Outer(Component):
     `commit`: update once after all terms of a step, or after each term. These differ where there is momentum.
     """
 
-    axis: ClassVar[str] = "outer"
     steps: int = Field(ge=0)
     groups: tuple[Group, ...] = ()
     commit: Literal["step", "term"] = "step"
@@ -64,7 +62,6 @@ class Outer(Component):
 class Recipe(Component):
     """A published method: the parts along every axis. Prints, diffs, serialises, compares with ==."""
 
-    axis: ClassVar[str] = "recipe"
     objective: Objective | None = None
     pool: Pool
     parameterization: Parameterization
@@ -76,11 +73,11 @@ class Recipe(Component):
     outer: Outer
 
     def total_reads(self) -> Reads:
-        return functools.reduce(lambda a, b: a + b, (part.reads(self) for part in self.parts() if part is not self))
+        return functools.reduce(lambda a, b: a + b, (part.reads(self) for part in self.walk() if part is not self))
 
     def set(self, path: str, value: Any) -> Recipe:
         """A copy with the leaf at the dotted `path` changed (`outer.steps`, `pool.net.depth`), validated again."""
-        return checked(lambda: Recipe.model_validate(replaced(self.data(), path, value, "recipe")), "recipe")
+        return checked(lambda: Recipe.model_validate(replaced(self.dump(), path, value, "recipe")), "recipe")
 
 
 def replaced(tree: Any, path: str, value: Any, where: str) -> Any:
@@ -155,6 +152,6 @@ def published(
 
 def check_recipe(recipe: Recipe, task: Task) -> None:
     """Let every part refuse what it cannot do, before anything is computed."""
-    for part in recipe.parts():
+    for part in recipe.walk():
         if part is not recipe:
             part.check(recipe, task)

@@ -11,7 +11,7 @@ from condense import store
 from condense.axes import Asset, Net
 from condense.checkpoint import Checkpoints
 from condense.fit import Fit
-from condense.run import Run
+from condense.running import Run
 
 
 class Trained(Asset):

@@ -39,7 +39,7 @@ class RowCosine(Distance):
         return row_cosine(real, synthetic, self.eps)
 
     def check(self, recipe: Recipe, task: Task) -> None:
-        blind = [p for p in recipe.parts() if getattr(p, "distance", None) == self and _gives_vectors(p)]
+        blind = [p for p in recipe.walk() if getattr(p, "distance", None) == self and _gives_vectors(p)]
         if blind:
             problem = f"is 0 on the vectors that {blind[0].statistic.name} gives"  # type: ignore[attr-defined]
             raise BadValue("recipe.objective.distance", self.name, problem, "Use squared-error.")

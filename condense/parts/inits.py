@@ -12,7 +12,7 @@ from condense.data import Source
 from condense.errors import BadValue
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
-from condense.run import Run
+from condense.running import Run
 from condense.task import Batch
 
 

@@ -15,7 +15,7 @@ from condense.axes import Distance, Loss, Objective, Pair, Pairing, Statistic, T
 from condense.data import Ask
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
-from condense.run import Step
+from condense.running import Step
 from condense.task import Batch, Task
 
 

@@ -13,7 +13,7 @@ from condense.axes import Learner, Learners, Net, Pool
 from condense.data import Sampler
 from condense.fit import Fit, Training
 from condense.recipe import Reads, Recipe
-from condense.run import Run
+from condense.running import Run
 from condense.synthetic import Synthetic
 
 
@@ -66,14 +66,15 @@ class _Turns(Learners):
         self.pool, self.run, self.syn = pool, run, syn
         self.module = pool.net.make(run.task, run.rng.fold("pool", 0), run.device)
         self.training: Training | None = None
+        self.life = 0
 
     def next(self, index: int) -> Learner:
-        life, turn = divmod(index, self.pool.turns)
-        rng = self.run.rng.fold("pool", life)
+        self.life, turn = divmod(index, self.pool.turns)
+        rng = self.run.rng.fold("pool", self.life)
         if turn == 0:
             fresh = self.pool.net.make(self.run.task, rng, self.run.device)
             self.module.load_state_dict(fresh.state_dict())
-            self.training = self.pool.inner.begin(self.module, rng.fold("inner")) if self.pool.inner else None
+            self.training = self._begin()
         elif self.training is not None:
             data = self._data()
             self.training.advance(data, self.training.fit.length(data))
@@ -81,19 +82,24 @@ class _Turns(Learners):
         calibrate(self.module, self.run, self.pool.calibrate, rng.fold("calibrate", turn))
         return Learner(self.module, age=turn)
 
+    def _begin(self) -> Training | None:
+        rng = self.run.rng.fold("pool", self.life, "inner")
+        return self.pool.inner.begin(self.module, rng) if self.pool.inner else None
+
     def _data(self) -> Sampler:
         return self.run.splits.train if self.pool.on == "real" else self.syn.freeze()
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"module": dict(self.module.state_dict())}
+        state: dict[str, Any] = {"life": self.life, "module": dict(self.module.state_dict())}
         if self.training is not None:
             state["training"] = self.training.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.life = state["life"]
         self.module.load_state_dict(state["module"])
-        if "training" in state and self.pool.inner is not None:
-            self.training = self.pool.inner.begin(self.module, self.run.rng)
+        self.training = self._begin()
+        if self.training is not None:
             self.training.load_state_dict(state["training"])
 
 

@@ -85,6 +85,7 @@ class Run:
         self.device = torch.device(self.plan.execution.device)
         self.assets = Assets(self)
         self.started = time.monotonic()
+        self.earlier = 0.0
         self.watch = Watch(self.device)
 
     @property
@@ -94,6 +95,10 @@ class Run:
     @property
     def task(self) -> Task:
         return self.splits.train.task
+
+    def seconds(self) -> float:
+        """Wall time of this run so far, the parts before a resume included."""
+        return self.earlier + time.monotonic() - self.started
 
     def note(self, name: str, value: Any) -> None:
         """A fact for the artifact's provenance (plain JSON)."""
@@ -118,6 +123,7 @@ class Run:
             due = done - saved_at >= self.limits.steps if self.limits.steps else False
             if kept and (reason or pause or due or done == steps or time.monotonic() - saved > self.limits.seconds):
                 self.watch.check()
+                self.note("seconds", self.seconds())
                 kept.save(done, {"loop": name, "notes": self.notes, **{k: v.state_dict() for k, v in state.items()}})
                 saved_at, saved = done, time.monotonic()
             if reason:
@@ -133,6 +139,7 @@ class Run:
             return 0
         index, tree = found
         self.notes.update(tree["notes"])
+        self.earlier = float(self.notes.get("seconds", 0.0))
         for key, part in state.items():
             part.load_state_dict(tree[key])
         return index
