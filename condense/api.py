@@ -21,6 +21,7 @@ from .data import Data
 from .engine import condense
 from .errors import BadValue, InUse
 from .evaluate import Protocol
+from .memory import check_memory
 from .plugins import registry, run_manager, versions
 from .published import Row, settings_for
 from .recipe import Execution, Plan, Recipe, check_recipe, replaced
@@ -204,6 +205,7 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     splits = splits.map(lambda source: source.encoded(transform))
     started = Run(settled, splits, transform, run_manager(observers), folder, limits)
     check_recipe(recipe, started.task)
+    check_memory(recipe, splits.train, device)
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
     return started
 

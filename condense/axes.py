@@ -253,6 +253,10 @@ class Budget(HandedTheSource):
     def allot(self, source: Source) -> Tensor:
         """(M,) int64: the class of each item that may be stored, class-major."""
 
+    def items(self, source: Source) -> int:
+        """How many items `allot` will give: asked before anything of that size is made."""
+        return len(self.allot(source))
+
 
 class Init(HandedTheSource):
     axis: ClassVar[str] = "init"

@@ -19,5 +19,8 @@ class PerClass(Budget):
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
 
+    def items(self, source: Source) -> int:
+        return self.n * source.task.groups
+
     def allot(self, source: Source) -> Tensor:
         return torch.arange(source.task.groups).repeat_interleave(self.n)

@@ -1,0 +1,89 @@
+"""What a run will need of memory, estimated before it starts, and what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .axes import Net
+from .data import Source
+from .errors import NoRoom
+from .recipe import Recipe
+from .task import Task
+
+PASSES = 3  # activations are held once forward, and up to twice more by a second-order backward
+
+
+def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
+    """Refuse a recipe whose set and largest pass do not fit into the memory that is free; raises `NoRoom`."""
+    needed, free = estimate(recipe, source), available(device)
+    if needed > free:
+        problem = f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free on {device}"
+        remedy = "Ask for fewer images per class, smaller batches (objective.pairing.n), or a narrower network."
+        raise NoRoom("memory", f"{needed / 2**30:.1f} GiB", problem, remedy)
+
+
+def estimate(recipe: Recipe, source: Source) -> int:
+    """Bytes: the set with its gradient and momentum, and the activations of the largest pass of the largest network."""
+    task, items = source.task, recipe.budget.items(source)
+    example = 4 * sum(t.numel() for t in task.form.pack(task.form.blank(task, 1)).values())
+    stored = 4 * items * example
+    sizes = [size for part in recipe.walk() for key in ("n", "batch") if (size := _whole(part, key))]
+    rows = min(max([*sizes, 1]), max(items, len(source)))
+    nets = [part for part in recipe.walk() if isinstance(part, Net)]
+    return stored + max([PASSES * rows * activations(net, task) for net in nets], default=0)
+
+
+def _whole(part: Any, key: str) -> int:
+    value = getattr(part, key, None)
+    return value if isinstance(value, int) and part is not None and key in type(part).model_fields else 0
+
+
+def activations(net: Net, task: Task) -> int:
+    """Bytes that one example's forward pass leaves behind in float32; 0 where the network cannot be built without data."""
+    total = 0
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal total
+        if isinstance(output, Tensor) and not list(module.children()):
+            total += 4 * output.numel() // max(1, len(output))
+
+    try:
+        with torch.device("meta"):
+            module = net.build(task)
+            x = task.form.blank(task, 2)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return 0
+    for part in module.modules():
+        part.register_forward_hook(count)
+    try:
+        module(x)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return 0
+    return total
+
+
+def available(device: torch.device) -> int:
+    """Free bytes: of the GPU, or of the machine and the control group that this process lives in."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_control_group(), _meminfo()]
+    return min([limit for limit in limits if limit is not None], default=2**62)
+
+
+def _meminfo() -> int | None:
+    listing = Path("/proc/meminfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else None
+
+
+def _control_group() -> int | None:
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if not (limit.exists() and used.exists()):
+        return None
+    text = limit.read_text().strip()
+    return None if text == "max" else max(0, int(text) - int(used.read_text()))
