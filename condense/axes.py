@@ -135,6 +135,16 @@ class TaskLoss(Loss):
         return task.losses(model(batch.x), batch.y)
 
 
+class OwnLoss(Loss):
+    """A placeholder: the loss that the data brings (soft labels have their own), else the task's. `Fit` fills it in.
+
+    So the loss of every training is a field that can be wrapped: `recipe.rewrite(Loss, Wrapper, field="loss")`.
+    """
+
+    def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
+        return TaskLoss()(model, batch, task, rng)
+
+
 # -- which models are asked, and how they are trained ---------------------------------------------------------------
 
 

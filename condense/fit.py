@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from . import execution
-from .axes import Augment, Learn, Loss, Rule, Schedule, TaskLoss
+from .axes import Augment, Learn, Loss, OwnLoss, Rule, Schedule, TaskLoss
 from .data import Sampler
 from .rng import Rng, seeded
 from .task import Batch
@@ -36,8 +36,8 @@ def schedule(value: float | Schedule) -> Schedule:
 class Fit(Learn):
     """Train by `rule` for `epochs` (passes over the data) or `steps`, in batches without replacement.
 
-    `loss` None means the loss of what is drawn: the set's own, else the task's. `augment` draws parameters of their own
-    for each example. The last batch of an epoch may be short.
+    `loss`: what `OwnLoss` stands for in it is the loss of what is drawn, the set's own, else the task's. `augment` draws
+    parameters of their own for each example. The last batch of an epoch may be short.
     """
 
     rule: Rule
@@ -45,7 +45,7 @@ class Fit(Learn):
     epochs: int | None = Field(default=None, ge=0)
     steps: int | None = Field(default=None, ge=0)
     batch: int | None = Field(default=256, ge=1)
-    loss: Loss | None = None
+    loss: Loss = OwnLoss()
     augment: Augment | None = None
 
     @model_validator(mode="after")
@@ -119,7 +119,9 @@ class Loop(ABC):
 
 
 def loss_on(fit: Fit, data: Sampler) -> Loss:
-    return fit.loss or data.loss or TaskLoss()
+    """The loss of training on `data`, with `OwnLoss` filled in, also where wrappers stand around it."""
+    own = data.loss or TaskLoss()
+    return own if isinstance(fit.loss, OwnLoss) else fit.loss.rewrite(OwnLoss, lambda _: own)
 
 
 def replace_values(params: Mapping[str, Tensor], updated: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condense.axes import TaskLoss
+from condense.axes import OwnLoss, TaskLoss
 from condense.component import Component
 from condense.fit import Constant, Fit
 from condense.hookspecs import hookimpl
@@ -24,7 +24,7 @@ from .schedules import Cosine, Drops
 @hookimpl
 def condense_components() -> list[type[Component]]:
     return [
-        *(TaskLoss, Fit, Constant, Tensors),
+        *(OwnLoss, TaskLoss, Fit, Constant, Tensors),
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
         *(Fresh, NoModel, Trained),
