@@ -17,10 +17,10 @@ from .artifact import Artifact, load, write_artifact
 from .axes import Net
 from .checkpoint import Lock, private_folder
 from .component import bad_value, checked, member, named
-from .data import Data
 from .engine import condense
 from .errors import BadValue, InUse
 from .evaluate import Protocol
+from .given import as_data
 from .memory import check_memory
 from .plugins import registry, run_manager, versions
 from .published import Row, settings_for
@@ -87,13 +87,6 @@ def whole(field: str, value: Any, least: int, remedy: str) -> None:
     """Refuse what is no whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
-
-
-def as_data(value: Any) -> Data:
-    """A `Data` from a name, a mapping, a Data, or live examples: tensors (x, y) or any torch Dataset."""
-    if isinstance(value, str | Mapping | Data):
-        return checked(lambda: member(Data, value), "data")
-    return named(Data, "given", live=value)
 
 
 def as_net(value: Any) -> Net:

@@ -36,7 +36,7 @@ class Live:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, dtype and bytes of the examples and labels of both parts, and the names of the classes."""
+        """SHA-256 over shape, dtype and bytes of the examples and labels of both parts, and the classes."""
         h = hashlib.sha256("\x1f".join(self.classes).encode())
         for part in (self.train, self.test):
             for tensor in () if part is None else (part.x, part.y):
@@ -72,7 +72,7 @@ class Given(Data):
         return self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Given) and self.data() == other.data()
+        return isinstance(other, Given) and self.dump() == other.dump()
 
     def __hash__(self) -> int:
         return hash(self.digest())
@@ -134,9 +134,8 @@ def _is_set(value: Any) -> bool:
 def _part(value: Any, where: str) -> Part:
     if isinstance(value, TensorDataset) and len(value.tensors) == 2:
         value = value.tensors
-    if isinstance(value, Dataset):
-        value = _items(value, where)
-    return as_part(*value, where)
+    x, y = _items(value, where) if isinstance(value, Dataset) else value
+    return as_part(x, y, where)
 
 
 def _classes(value: Any) -> tuple[str, ...] | None:
