@@ -24,10 +24,9 @@ class Assets:
         self.used: dict[str, str] = {}  # digest -> name, for checkpoints and provenance
 
     def get(self, asset: Asset) -> Any:
-        """Load the asset, after making it where the cache has none. An interrupted making is taken up, not begun again."""
-        key = self.key(asset)
-        self.used[key] = asset.name
-        folder = cache_folder() / "assets" / f"{asset.name}-{key}"
+        """Load the asset, after making it where the cache has none. An interrupted making is taken up."""
+        self.used[self.key(asset)] = asset.name
+        folder = self.folder(asset)
         if not folder.is_dir():
             making = folder.with_suffix(".making")
             making.mkdir(parents=True, exist_ok=True)
@@ -36,7 +35,14 @@ class Assets:
                 os.rename(making, folder)
             except OSError:  # another process was first; its asset is the same
                 shutil.rmtree(making, ignore_errors=True)
-        return asset.load(Path(folder), self.run)
+        return asset.load(folder, self.run)
+
+    def has(self, asset: Asset) -> bool:
+        """Is it made already?"""
+        return self.folder(asset).is_dir()
+
+    def folder(self, asset: Asset) -> Path:
+        return cache_folder() / "assets" / f"{asset.name}-{self.key(asset)}"
 
     def key(self, asset: Asset) -> str:
         run = self.run

@@ -225,7 +225,8 @@ class Crowd(Loop):
         grads, values = vmap(grad_and_value(mean_loss))(self.stack, x, y)
         updated, self.state = vmap(lambda p, g, s: rule.update(p, g, s, lr))(self.stack, grads, self.state)
         replace_values(self.stack, updated)
-        return values.detach()
+        means: Tensor = values.detach()
+        return means
 
     def predict(self, x: Any) -> Tensor:
         for module in self.modules:

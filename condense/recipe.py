@@ -11,9 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .axes import Augment, Budget, Init, Labels, Objective, Parameterization, Pool, Preprocess, Rule, Schedule
-from .component import Component, bad_value, checked, digest
+from .component import Component, bad_value, checked, digest, no_field
 from .data import Data
 from .errors import BadValue
+from .protocol import Protocol
 from .task import Task
 
 
@@ -86,14 +87,14 @@ def replaced(tree: Any, path: str, value: Any, where: str) -> Any:
     here = f"{where}.{head}"
     if isinstance(tree, list):
         if not head.isdigit() or int(head) >= len(tree):
-            raise BadValue(here, path, f"is not a position in {where}", f"It has 0..{len(tree) - 1}.")
+            raise BadValue(here, path, f"is no position in {where}", f"It has {len(tree)}, counted from 0.")
         i = int(head)
         return [*tree[:i], replaced(tree[i], rest, value, here) if rest else value, *tree[i + 1 :]]
     if not isinstance(tree, Mapping):
         raise BadValue(here, path, f"{where} has no fields", f"Set {where} itself.")
     if head not in tree:
-        known = ", ".join(sorted(key for key in tree if key != "name"))
-        raise BadValue(where, path, f"{tree.get('name', where)} has no field {head}", f"It has {known}.")
+        problem, remedy = no_field(tree.get("name", where), head, [key for key in tree if key != "name"])
+        raise BadValue(where, head, problem, remedy or "Give the path of one of these, with dots.")
     if rest and isinstance(tree[head], str | int | float | bool | None):
         raise BadValue(here, path, "has no fields below it", f"Set {here} itself.")
     return {**tree, head: replaced(tree[head], rest, value, here) if rest else value}
@@ -115,7 +116,7 @@ class Plan(BaseModel):
     method: str
     data: Data
     recipe: Recipe
-    protocol: Any
+    protocol: Protocol | None = None
     seed: int = 0
     execution: Execution = Execution()
 

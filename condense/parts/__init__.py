@@ -6,6 +6,7 @@ from condense.axes import OwnLoss, TaskLoss
 from condense.component import Component
 from condense.fit import Constant, Fit
 from condense.hookspecs import hookimpl
+from condense.metrics import Accuracy
 from condense.task import Tensors
 
 from .assets import Trained
@@ -24,7 +25,7 @@ from .schedules import Cosine, Drops
 @hookimpl
 def condense_components() -> list[type[Component]]:
     return [
-        *(OwnLoss, TaskLoss, Fit, Constant, Tensors),
+        *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy),
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
         *(Fresh, NoModel, Trained),

@@ -1,0 +1,330 @@
+"""The judge: networks trained from scratch on a set by a protocol, then tested; each result is kept at once.
+
+Network number i of seed s has the same weights, batches and warps whatever is judged: its key is (s, architecture, i).
+Methods never see the test split; the judge reads it in whole ordered passes: after training, for the headline, and at
+the points of the curve, by which nothing is selected.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from . import files
+from .axes import Net, Transform
+from .checkpoint import private_folder
+from .component import digest
+from .data import Sampler, Source, Splits, TensorSampler
+from .errors import BadData, BadValue
+from .fit import Crowd, Fit, Loop
+from .machine import fresh_peak, machine, peak_memory
+from .metrics import suspicions
+from .plugins import versions
+from .protocol import Protocol
+from .report import Kind, Report, Row
+from .rng import Rng
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+
+JUDGED = "judged.jsonl"
+POINTS, SHARE = 10, 0.25  # of a curve that nobody asked for: at most so many, at most so much of the cost of training
+TOGETHER = 8192  # examples in one training step of networks that are trained together
+CHUNK = {"cpu": 256}  # examples of the test split sent through at once; elsewhere 4096, shared by the networks
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is judged: a set as networks are trained on it, and the transform that its examples have been through.
+
+    The test split goes through the same transform. kind, method: how rows call it. labels: the policy of its targets.
+    """
+
+    data: TensorSampler
+    transform: Transform
+    method: str
+    kind: Kind = "condensed"
+    labels: str = "hard"
+
+    @staticmethod
+    def of(artifact: Artifact) -> Candidate:
+        return Candidate(
+            artifact.sampler(), artifact.transform, artifact.plan.method, labels=artifact.recipe.labels.name
+        )
+
+    def about(self) -> dict[str, Any]:
+        """The fields of a row that say what was judged."""
+        return {
+            "kind": self.kind,
+            "method": self.method,
+            "images": len(self.data),
+            "labels": self.labels,
+            **preprocessing(self.transform),
+        }
+
+    def to(self, device: torch.device) -> Candidate:
+        data = self.data
+        moved = TensorSampler(data.task, data.task.form.to(data.x, device), data.y.to(device), loss=data.loss)
+        return replace(self, data=moved, transform=copy.deepcopy(self.transform).to(device))
+
+    def digest(self) -> str:
+        """Of every tensor, of the classes in their order, of the loss and of the transform."""
+        form, loss = self.data.task.form, self.data.loss
+        h = hashlib.sha256(repr((self.data.task.classes, loss and loss.dump(), self.transform.describe())).encode())
+        for tensor in (*form.pack(self.data.x).values(), self.data.y, *self.transform.state_dict().values()):
+            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return h.hexdigest()[:16]
+
+
+def preprocessing(transform: Transform) -> dict[str, Any]:
+    facts = transform.describe()
+    return {"preprocessing": facts, "preprocessing_digest": digest(facts)}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the judge is: networks done (fractions too) of how many, of which architecture; the last accuracy found."""
+
+    net: str
+    done: float
+    of: int
+    accuracy: float
+
+
+class Trial(BaseModel):
+    """One network, trained and tested: numbers at the end, (training step, headline metric) along the way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    numbers: dict[str, float]
+    curve: tuple[tuple[int, float], ...]
+    warnings: dict[str, str]
+    seconds: float
+
+
+def evaluate(
+    judged: Artifact | Candidate,
+    splits: Splits,
+    protocol: Protocol,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    together: bool | None = None,
+) -> Report:
+    """One row for each of the protocol's architectures, over `protocol.repeats` networks.
+
+    splits: the opened data set; only its split `protocol.split` is read. folder: where finished networks are kept
+    (`folder/.run/judged.jsonl`), so that after an interrupt the same call goes on; None: nowhere. together: train the
+    networks of one architecture in step (equal to one by one; None: on a GPU); those that cannot be go one by one.
+    Raises `BadValue` where a network does not fit, or there is no such split; `BadData` for other classes or sizes.
+    """
+    device = torch.device(device)
+    candidate = (judged if isinstance(judged, Candidate) else Candidate.of(judged)).to(device)
+    test = tested(splits, protocol, candidate)
+    protocol.admit(candidate.data.task)
+    key = [protocol.rules_digest(), candidate.digest(), digest(test.provenance()), seed, machine(device)["device"]]
+    kept = Kept(None if folder is None else private_folder(folder) / JUDGED, digest(key))
+    together = device.type == "cuda" if together is None else together
+    judge = Judge(candidate, test, protocol, protocol.fit(candidate.data), seed, kept, together, progress)
+    return Report(rows=tuple(judge.row(net) for net in protocol.nets))
+
+
+def tested(splits: Splits, protocol: Protocol, candidate: Candidate) -> Source:
+    """The split that networks are tested on, through the candidate's own transform."""
+    raw = splits.test if protocol.split == "test" else splits.validation
+    if raw is None:
+        remedy = "Give the data a `validation` share, or judge on test."
+        raise BadValue("protocol.split", protocol.split, "is a split that this data set does not have", remedy)
+    test, task = raw.encoded(candidate.transform), candidate.data.task
+    if test.task.classes != task.classes:
+        remedy = "Name the classes of the set as the data set does, in the same order."
+        problem = f"are not the classes of the data set in its order: {test.task.classes}"
+        raise BadData("classes", task.classes, problem, remedy)
+    if test.task.shape != task.shape:
+        problem = f"is not the shape of the data set's examples, {test.task.shape}"
+        raise BadData("shape", task.shape, problem, "Judge the set on the data that it was made from.")
+    return test
+
+
+def network_key(seed: int, net: Net, number: int) -> Rng:
+    """The key of network `number`: `fold("make")` initialises it, `fold("train")` draws its batches and warps."""
+    return Rng(seed).fold("judge", net.digest(), number)
+
+
+def stops(protocol: Protocol, fit: Fit, data: Sampler, test: Source) -> list[int]:
+    """The training steps after which networks are tested, the last step at the end; see `Protocol.record`."""
+    total = fit.length(data)
+    affordable = SHARE * 3 * total * min(fit.batch or len(data), len(data)) / len(test)  # one step costs three passes
+    points = protocol.record or max(1, min(POINTS, int(affordable)))
+    return sorted({total * (i + 1) // points for i in range(points)})
+
+
+def answers(loop: Loop, test: Source, networks: int = 1) -> tuple[Tensor, Tensor]:
+    """One ordered pass over the test examples: scores (networks, N, K) and targets (N,)."""
+    chunk = max(1, CHUNK.get(test.device.type, 4096) // networks)
+    scores, targets = [], []
+    for batch in test.sweep(chunk):
+        scores.append(test.task.scores(loop.predict(batch.x)))
+        targets.append(batch.y)
+    return torch.cat(scores, dim=1), torch.cat(targets)
+
+
+def headline(protocol: Protocol, scores: Tensor, y: Tensor, test: Source) -> float:
+    return next(iter(protocol.metrics[0](scores, y, test.task).values()))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One set under one protocol. `kept` holds what is judged already."""
+
+    candidate: Candidate
+    test: Source
+    protocol: Protocol
+    fit: Fit
+    seed: int
+    kept: Kept
+    together: bool
+    progress: Callable[[Progress], None] | None
+
+    def row(self, net: Net) -> Row:
+        """All networks of one architecture; what is kept already is not trained again."""
+        fresh_peak(self.test.device)
+        trials = self.trials(net)
+        about = {**self.candidate.about(), "protocol": self.protocol.name, "rules": self.protocol.rules_digest()}
+        return as_row(about, net, self.test, self.protocol.split, self.seed, trials)
+
+    def trials(self, net: Net) -> list[Trial]:
+        numbers = range(self.protocol.repeats)
+        missing = [i for i in numbers if self.kept.find(net, i) is None]
+        for group in self._groups(net, missing):
+            for number, result in zip(group, self._judge(net, group), strict=True):
+                self.kept.add(net, number, result)
+        return [found for i in numbers if (found := self.kept.find(net, i)) is not None]
+
+    def _groups(self, net: Net, numbers: Sequence[int]) -> list[list[int]]:
+        """Which networks are trained together."""
+        data, size = self.candidate.data, 1
+        if self.together and len(numbers) > 1:
+            module = net.make(data.task, network_key(self.seed, net, 0), data.device)
+            if Crowd.fits(self.fit, module, data):
+                size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
+        return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+    def _judge(self, net: Net, numbers: list[int]) -> list[Trial]:
+        data, keys = self.candidate.data, [network_key(self.seed, net, i) for i in numbers]
+        started = time.monotonic()
+        modules = [net.make(data.task, key.fold("make"), data.device) for key in keys]
+        trains = [key.fold("train") for key in keys]
+        loop = self.fit.begin(modules[0], trains[0]) if len(keys) == 1 else Crowd(self.fit, modules, trains)
+        at = stops(self.protocol, self.fit, data, self.test)
+        curves: list[list[tuple[int, float]]] = [[] for _ in numbers]
+        for step in at:
+            loop.advance(data, step - loop.at, of=at[-1])
+            scores, y = answers(loop, self.test, len(numbers))
+            for curve, of_one in zip(curves, scores, strict=True):
+                curve.append((step, headline(self.protocol, of_one, y, self.test)))
+            self._tell(net, numbers, step / max(1, at[-1]), curves)
+        seconds = (time.monotonic() - started) / len(numbers)
+        return [trial(self.protocol, *pair, y, self.test, seconds) for pair in zip(scores, curves, strict=True)]
+
+    def _tell(self, net: Net, numbers: list[int], share: float, curves: list[list[tuple[int, float]]]) -> None:
+        if self.progress is not None:
+            latest = sum(curve[-1][1] for curve in curves) / len(curves)
+            done = min(numbers) + share * len(numbers)
+            self.progress(Progress(shown(net), done, self.protocol.repeats, latest))
+
+
+def trial(
+    protocol: Protocol, scores: Tensor, curve: Sequence[tuple[int, float]], y: Tensor, test: Source, seconds: float
+) -> Trial:
+    """One network's result from its scores (N, K) on the test examples."""
+    numbers = {name: value for metric in protocol.metrics for name, value in metric(scores, y, test.task).items()}
+    warnings = suspicions(scores, test.task.hard(y))
+    return Trial(numbers=numbers, curve=tuple(curve), warnings=warnings, seconds=seconds)
+
+
+def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: int, trials: Sequence[Trial]) -> Row:
+    """The row of one architecture. about: the fields that say what was judged, and by which rules."""
+    fields = {
+        "net": shown(net),
+        "network": net.dump(),
+        "classes": len(test.task.classes),
+        "split": split,
+        "tested": digest(test.provenance()),
+        "seed": seed,
+        "metric": next(iter(trials[0].numbers)),
+        "accuracies": [next(iter(t.numbers.values())) for t in trials],
+        "bests": [max(value for _, value in t.curve) for t in trials],
+        "curves": [t.curve for t in trials],
+        "numbers": {name: [t.numbers[name] for t in trials] for name in trials[0].numbers},
+        "seconds": round(sum(t.seconds for t in trials), 2),
+        "peak_memory_bytes": peak_memory(test.device),
+        "hardware": machine(test.device),
+        "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
+        "warnings": {name: text for t in trials for name, text in t.warnings.items()},
+    }
+    return Row.model_validate({**about, **fields})
+
+
+def shown(net: Net) -> str:
+    """The architecture in short: its name, and what differs from its defaults."""
+    settings = {k: v for k, v in net.model_dump(mode="json", exclude_defaults=True).items() if k != "name"}
+    return f"{net.name}({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else net.name
+
+
+class Kept:
+    """Trials by architecture and number. With a path, each is on disk before the next begins; without, in memory only.
+
+    One line of JSON for each; lines of another key (another set, protocol, seed or device) are left alone, and a line
+    that was cut short is passed over.
+    """
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        self.path, self.key = path, key
+        self.trials: dict[tuple[str, int], Trial] = {}
+        if path is not None and path.exists():
+            for line in files.read(path, files.JSON_LIMIT).decode(errors="replace").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+            if entry["key"] == self.key:
+                self.trials[entry["net"], entry["number"]] = Trial.model_validate(entry["trial"])
+        except (ValueError, TypeError, KeyError, ValidationError):
+            return
+
+    def find(self, net: Net, number: int) -> Trial | None:
+        return self.trials.get((net.digest(), number))
+
+    def add(self, net: Net, number: int, trial: Trial) -> None:
+        self.trials[net.digest(), number] = trial
+        if self.path is None:
+            return
+        entry = {"key": self.key, "net": net.digest(), "number": number, "trial": trial.model_dump(mode="json")}
+        with files.writing(self.path):
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            try:
+                os.write(
+                    handle, f"\n{json.dumps(entry)}\n".encode()
+                )  # the first newline ends a line that was cut short
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+__all__ = ["Candidate", "Progress", "Protocol", "Trial", "evaluate"]

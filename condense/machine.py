@@ -1,0 +1,41 @@
+"""The machine that computes: facts that stand beside every number."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The processor, the device that computes, the threads of torch, and the system."""
+    cpu = processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    system = f"{platform.system()} {platform.machine()}"
+    return {"device": name, "processor": cpu, "threads": torch.get_num_threads(), "system": system}
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device where it is a GPU, else the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def fresh_peak(device: torch.device) -> None:
+    """Start measuring the peak anew, where that can be done (a GPU)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,52 @@
+"""Protocols: how a set is judged, as frozen named values. The judge itself is `condense.evaluate`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from .axes import Metric, Net
+from .component import Component, digest
+from .data import Sampler
+from .metrics import Accuracy
+from .task import Task
+
+if TYPE_CHECKING:
+    from .fit import Fit
+
+
+class Protocol(Component):
+    """Networks trained from scratch on the set, then tested once each. Every number carries its protocol.
+
+    nets: architectures, each judged by itself (cross-architecture: a list of several). repeats: networks of each.
+    metrics: the first number of the first is the headline. split: what they are tested on; "validation" to select.
+    record: points of the accuracy curve, the last (the headline) among them. None: up to 10, as many as cost at most a
+    quarter of the training. Nothing is selected by the curve.
+    """
+
+    axis: ClassVar[str] = "protocol"
+    nets: tuple[Net, ...] = Field(min_length=1)
+    repeats: int = Field(default=5, ge=1)
+    metrics: tuple[Metric, ...] = Field(default=(Accuracy(),), min_length=1)
+    split: Literal["test", "validation"] = "test"
+    record: int | None = Field(default=None, ge=1)
+
+    @abstractmethod
+    def fit(self, data: Sampler) -> Fit:
+        """How a network is trained on the set `data`; counted in epochs, or in steps that may depend on its size."""
+
+    def rules(self) -> dict[str, Any]:
+        """The protocol but for which networks and how many: numbers with equal rules may stand in one table."""
+        return {key: value for key, value in self.dump().items() if key not in ("nets", "repeats")}
+
+    def rules_digest(self) -> str:
+        return digest(self.rules())
+
+    def admit(self, task: Task) -> None:
+        """Refuse, before anything is trained, networks that do not fit examples of this task. Raises `BadValue`."""
+        with torch.device("meta"):
+            for net in self.nets:
+                net.build(task)
