@@ -220,7 +220,7 @@ def _filled(make: Callable[[], M], tensors: Any, part: str, path: Path) -> M:
     """The module that `make` shapes, with exactly the stored tensors in it."""
     state = tensors.get(part) if isinstance(tensors, dict) else None
     if not isinstance(state, dict):
-        raise Damaged(str(path), part, "is not in the file", REMEDY)
+        raise Damaged(str(path), "nothing", f"holds no {part}", REMEDY)
     try:
         _compare(_hollow(make), state, part, path)
         module = make()

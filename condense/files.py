@@ -88,13 +88,16 @@ def read(path: Path, limit: int | None = None) -> bytes:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise Damaged(str(path), "nothing", "is missing", REMEDY) from None
         raise BadValue(str(path), os.strerror(error.errno or 0), "cannot be read", "Allow reading it.") from None
-    with open(handle, "rb") as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             raise Damaged(str(path), "no plain file", "must be a plain file", REMEDY)
         if limit is not None and facts.st_size > limit:
             raise Damaged(str(path), f"{facts.st_size} bytes", f"is longer than the {limit} bytes expected", REMEDY)
-        return file.read()
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def parse_json(raw: bytes | str, path: Path) -> Any:

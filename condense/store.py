@@ -57,11 +57,11 @@ def load(path: Path, kind: str, *, finite: bool = False) -> Any:
 
 
 def pack(tree: Any, kind: str) -> bytes:
-    """The bytes of the file: equal trees give equal bytes."""
+    """The bytes of the file: equal trees (order of keys included) give equal bytes."""
     tensors: dict[str, Tensor] = {}
     manifest = {"format": FORMAT, "kind": kind, "tree": _encode(tree, (), tensors)}
     manifest["sha256"] = {name: _digest(tensor) for name, tensor in tensors.items()}
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(manifest, separators=(",", ":"), allow_nan=False)
     raw = encode_tensors(tensors, {"condense": BLANK + text})
     end = 8 + int.from_bytes(raw[:8], "little")
     if end > HEADER_LIMIT:
@@ -124,14 +124,14 @@ def unpack(raw: bytes, kind: str, path: Path, *, finite: bool = False) -> Any:
         raise Damaged(str(path), manifest.get("kind"), f"is no file of the kind {kind!r}", "Name the right file.")
     try:
         return read(manifest, decode_tensors(raw), finite)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(str(path), str(error), "is not as it was written", REMEDY) from None
 
 
 def _manifest(raw: bytes, path: Path) -> Mapping[str, Any]:
     """The manifest, once its seal has been found right. Seal and format number stand alike in every format."""
     start, end = 8 + len(PREFIX), 8 + int.from_bytes(raw[:8], "little")
-    if len(raw) < start + 64 or raw[8:start] != PREFIX:
+    if min(len(raw), end) < start + 64 or raw[8:start] != PREFIX:
         raise Damaged(str(path), raw[:16], "is no tensor file of condense", REMEDY)
     if end > min(len(raw), HEADER_LIMIT):
         raise Damaged(str(path), f"a header of {end} bytes", "is truncated, or its header is", REMEDY)
@@ -156,7 +156,7 @@ def reader(readers: Mapping[int, R], found: Any, path: Path) -> R:
 
 
 def _read_1(manifest: Mapping[str, Any], tensors: dict[str, Tensor], finite: bool) -> Any:
-    """Format 1. Raises ValueError, KeyError or TypeError for what does not fit together."""
+    """Format 1. What does not fit together raises whatever it raises; `unpack` turns that into `Damaged`."""
     if manifest["sha256"].keys() != tensors.keys():
         raise ValueError(f"other tensors than listed: {sorted(manifest['sha256'].keys() ^ tensors.keys())}")
     for name, tensor in tensors.items():
