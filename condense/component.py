@@ -1,8 +1,8 @@
 """Components: frozen pydantic values that a recipe is made of.
 
-An *axis* is an abstract base that declares `axis`; its members are final. A field typed with an axis takes an instance, a
-name, `name:argument` (where the member has a `shorthand` field) or a mapping with a `name` and settings; names are looked
-up in the registry in force.
+An *axis* is an abstract base that declares `axis`; its members are final. A field typed with an axis takes an instance,
+a name, `name:argument` (where the member has a `shorthand` field) or a mapping with a `name` and settings; names are
+looked up in the registry in force.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
@@ -23,9 +23,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from .errors import BadValue
+from .errors import BadValue, listed, meant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Component")
 
 
 def kebab(name: str) -> str:
@@ -44,7 +45,9 @@ def kebab(name: str) -> str:
 class Component(BaseModel):
     """A frozen value with a registry name. Two components are equal when their settings are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     axis: ClassVar[str]
     name: ClassVar[str]
@@ -80,8 +83,10 @@ class Component(BaseModel):
             data = {key: value for key, value in data.items() if key != "name"}
         unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, Mapping) else []
         if unknown:
-            context = {"cls": cls.name, "key": unknown[0], "known": ", ".join(sorted(cls.model_fields)) or "none"}
-            raise PydanticCustomError("component", "{cls} has no field {key}; it has {known}", context)
+            problem, remedy = no_field(cls.name, unknown[0], cls.model_fields)
+            raise PydanticCustomError(
+                "component", "{problem}", {"problem": problem, "remedy": remedy, "got": unknown[0]}
+            )
         return handler(data)
 
     @model_serializer(mode="wrap")
@@ -105,6 +110,9 @@ class Component(BaseModel):
 
     # -- as a value -----------------------------------------------------------------------------------------------
 
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
     def dump(self) -> dict[str, Any]:
         """The component as plain JSON data; `member(axis, data)` reads it back, equal."""
         return self.model_dump(mode="json")
@@ -117,8 +125,8 @@ class Component(BaseModel):
         """A copy with some fields changed, validated again (`model_copy` would not)."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
-    def rewrite(self, kind: type[T], f: Callable[[T], T], field: str | None = None) -> Self:
-        """Tree map: every topmost instance of `kind` (standing in a field called `field`, if given) replaced by `f(it)`."""
+    def rewrite(self, kind: type[T], f: Callable[[T], Any], field: str | None = None) -> Self:
+        """Tree map: every topmost instance of `kind` (in a field called `field`, if given) replaced by `f(it)`."""
         changes = {
             name: _rewritten(getattr(self, name), kind, f, field in (None, name), field)
             for name in type(self).model_fields
@@ -133,7 +141,7 @@ class Component(BaseModel):
         return found
 
 
-def _rewritten(value: Any, kind: type[T], f: Callable[[T], T], here: bool, field: str | None) -> Any:
+def _rewritten(value: Any, kind: type[T], f: Callable[[T], Any], here: bool, field: str | None) -> Any:
     if here and isinstance(value, kind):
         return f(value)
     if isinstance(value, Component):
@@ -169,7 +177,7 @@ def named_settings(cls: type[Component], text: str) -> dict[str, Any]:
     return {"name": name, cls.shorthand: argument}
 
 
-def member(axis: type[T], value: Any) -> T:
+def member(axis: type[C], value: Any) -> C:
     """An instance of a member of `axis` from an instance, a name, `name:argument`, or a mapping with a name."""
     from .plugins import registry
 
@@ -180,19 +188,19 @@ def member(axis: type[T], value: Any) -> T:
     elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
         name = value["name"]
     else:
-        message = "expected a {axis}: an instance, a name, or a mapping with a name"
-        raise PydanticCustomError("component", message, {"axis": axis.axis})  # type: ignore[attr-defined]
-    cls = registry().lookup(axis, name)  # type: ignore[arg-type]
-    return cls.model_validate(value)  # type: ignore[return-value]
+        context = {"axis": axis.axis, "known": listed(registry().members(axis))}
+        message = "is no {axis}: give an instance, a name, or a mapping with a name; known: {known}"
+        raise PydanticCustomError("component", message, context)
+    return registry().lookup(axis, name).model_validate(value)
 
 
-def named(axis: type[T], name: str, **settings: Any) -> T:
-    """The member of `axis` called `name`, by the registry: how packages use each other's parts without importing them."""
-    return checked(lambda: member(axis, {"name": name, **settings}), axis.axis)  # type: ignore[attr-defined]
+def named(axis: type[C], name: str, **settings: Any) -> C:
+    """The member of `axis` called `name`, by the registry: packages use each other's parts without importing them."""
+    return checked(lambda: member(axis, {"name": name, **settings}), axis.axis)
 
 
 def checked(make: Callable[[], T], where: str) -> T:
-    """Run `make`, turning pydantic's errors into one `BadValue` per run, with the full path of the first field at fault."""
+    """Run `make`, turning pydantic's errors into one `BadValue` with the full path of the first field at fault."""
     try:
         return make()
     except ValidationError as error:
@@ -200,12 +208,35 @@ def checked(make: Callable[[], T], where: str) -> T:
 
 
 def bad_value(error: ValidationError, where: str) -> BadValue:
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
-    if first["type"] == "component":
-        problem, remedy = first["msg"], str(first.get("ctx", {}).get("remedy", ""))
-    else:
-        problem, remedy = first["msg"], ""
-    more = error.error_count() - 1
-    remedy = remedy or "See `condense show NAME` for the recipe with all of its fields."
-    return BadValue(path, first["input"], problem, remedy + (f" ({more} more of this kind.)" if more else ""))
+    """The first thing at fault, in our words. Of a union's alternatives, the one that came furthest speaks."""
+    found = [(_place(e), e) for e in error.errors(include_url=False)]
+    rivals = [(place, e) for place, e in found if place[: len(found[0][0])] == found[0][0]]
+    place, first = max(rivals, key=lambda rival: (len(rival[0]), _apt(rival[1])))
+    context = first.get("ctx", {})
+    problem, value = first["msg"].replace("Input should", "should"), context.get("got", first["input"])
+    if first["type"] == "value_error":
+        problem = str(context["error"])
+    elif first["type"] == "missing":
+        problem, value = "is required", None
+    remedy = context.get("remedy") or "See `condense show NAME` for the recipe with all of its fields."
+    more = len({place for place, _ in found} - {place for place, _ in rivals})
+    path = ".".join(str(part) for part in (where, *place) if part != "")
+    return BadValue(path, value, problem, remedy + (f" ({more} more at fault.)" if more else ""))
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """The path of the field, without the tags by which pydantic tells a union's alternatives apart."""
+    return tuple(part for part in error["loc"] if not _TAG.fullmatch(str(part)))
+
+
+def _apt(error: ErrorDetails) -> bool:
+    """Does the error speak of the alternative that was meant: the number for a number, else the component?"""
+    return (error["type"] == "component") != isinstance(error["input"], int | float)
+
+
+_TAG = re.compile(r"float|int|str|bool|none|function-.*|(tuple|list|dict|set|literal)\[.*\]")
+
+
+def no_field(owner: str, name: str, fields: Iterable[str]) -> tuple[str, str]:
+    """Problem and remedy for a field that is not there."""
+    return f"{owner} has no field {name}; it has {listed(fields)}", meant(name, fields)

@@ -76,8 +76,17 @@ def shown(value: Any, limit: int = 120) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean ...?` and the list of what is known, computed from `known`."""
+    """`Did you mean ...?` and the list of what is known, computed from `known`."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}Known: {', '.join(names) if names else 'none'}."
+    return f"{meant(name, names)} Known: {listed(names)}.".lstrip()
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`Did you mean ...?`, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in order, with commas; `none` where there are none."""
+    return ", ".join(sorted(names)) or "none"
