@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import importlib.metadata as metadata
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from typing import Any, TypeVar
 import pluggy
 
 from . import hookspecs
-from .component import Component, kebab
-from .errors import BadValue, nearest
+from .component import Component
+from .errors import BadValue, listed, meant, nearest
 from .recipe import Published
 
 GROUP = "condense"
@@ -34,6 +35,11 @@ class Plugin:
     parts: list[type[Component]] = field(default_factory=list)
     recipes: dict[str, Published] = field(default_factory=dict)
     error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name among the plugins of all distributions."""
+        return f"{self.distribution}:{self.name}"
 
 
 @dataclass
@@ -55,16 +61,15 @@ class Registry:
         return {name: part for name, (part, _) in sorted(self.parts.get(axis.axis, {}).items())}  # type: ignore[misc]
 
     def lookup(self, axis: type[C], name: str) -> type[C]:
-        """The member of `axis` called `name`; raises a component error that lists the known ones and what did not load."""
+        """The member of `axis` called `name`; the error lists the known ones and the plugins that did not load."""
         from pydantic_core import PydanticCustomError
 
         members = self.members(axis)
         if name in members:
             return members[name]
-        remedy = f"{nearest(name, members)}{self.missing()}"
-        raise PydanticCustomError(
-            "component", "no {axis} named {name}", {"axis": axis.axis, "name": repr(name), "remedy": remedy}
-        )
+        context = {"axis": axis.axis, "name": repr(name), "known": listed(members)}
+        remedy = f"{meant(name, members)}{self.missing()}".strip()
+        raise PydanticCustomError("component", "no {axis} named {name}; known: {known}", {**context, "remedy": remedy})
 
     def recipes(self, form: str | None = None) -> dict[str, tuple[Published, Plugin]]:
         """Recipes by name; of one form where it is given. Where two forms share a name, the key is `form:name`."""
@@ -86,9 +91,7 @@ class Registry:
         broken = [plugin for plugin in self.plugins if plugin.error]
         if not broken:
             return ""
-        return " " + " ".join(
-            f"{p.module} ({p.distribution}) did not load: {p.error}{install_hint(p)}" for p in broken
-        )
+        return " " + " ".join(f"{p.module} ({p.distribution}) did not load: {p.error}{install_hint(p)}" for p in broken)
 
 
 def install_hint(plugin: Plugin) -> str:
@@ -97,7 +100,7 @@ def install_hint(plugin: Plugin) -> str:
 
 
 def extra_hint(extra: str) -> str:
-    """How to install one of our own extras, ` - pip install '...[extra]'.`; a full stop where there is no such extra."""
+    """How to install one of our own extras: ` - pip install '...[extra]'.`; a full stop where there is none."""
     try:
         extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
@@ -123,8 +126,8 @@ def load(entry_points: Iterable[Any] | None = None) -> Registry:
                 raise
             plugin.error = f"{type(error).__name__}: {error}"
             plugin.parts, plugin.recipes = [], {}
-            if plugin.object is not None and manager.is_registered(plugin.object):
-                manager.unregister(plugin.object)
+            if plugin.object is not None and manager.get_plugin(plugin.key) is plugin.object:
+                manager.unregister(name=plugin.key)
     registry.__dict__.pop("parts", None)
     return registry
 
@@ -137,28 +140,44 @@ def _order(entry: Any) -> tuple[bool, str, bool, str]:
 
 def _register(entry: Any, plugin: Plugin, registry: Registry) -> None:
     plugin.object = entry.load()
-    registry.manager.register(plugin.object, name=f"{plugin.distribution}:{plugin.name}")
-    registry.manager.check_pending()
     unknown = [n for n in dir(plugin.object) if n.startswith("condense_") and _misspelt(plugin.object, n)]
     if unknown:
         raise BadValue("hook", unknown[0], "is no hook of condense", nearest(unknown[0], _hook_names()))
-    implemented = {impl.plugin_name: impl for impl in registry.manager.hook.condense_components.get_hookimpls()}
-    own = implemented.get(f"{plugin.distribution}:{plugin.name}")
-    parts = list(own.function()) if own else []
-    implemented = {impl.plugin_name: impl for impl in registry.manager.hook.condense_recipes.get_hookimpls()}
-    own = implemented.get(f"{plugin.distribution}:{plugin.name}")
-    recipes = {name: as_published(name, make) for name, make in (own.function() if own else {}).items()}
+    registry.manager.register(plugin.object, name=plugin.key)
+    registry.manager.check_pending()
+    parts, recipes = _parts(plugin, registry), _recipes(plugin, registry)
+    plugin.parts, plugin.recipes = parts, recipes
+
+
+def _own(plugin: Plugin, registry: Registry, hook: str) -> Any:
+    """What this plugin's implementation of a hook without arguments returns; None where it has none."""
+    impls = getattr(registry.manager.hook, hook).get_hookimpls()
+    return next((impl.function() for impl in impls if impl.plugin_name == plugin.key), None)
+
+
+def _parts(plugin: Plugin, registry: Registry) -> list[type[Component]]:
+    parts: list[type[Component]] = []
     taken = {(part.axis, part.name): p for p in registry.plugins for part in p.parts}
-    for part in parts:
+    for part in _own(plugin, registry, "condense_components") or ():
         if not (isinstance(part, type) and issubclass(part, Component) and hasattr(part, "axis")):
             raise TypeError(f"condense_components gave {part!r}, which is no component class")
+        if part.is_axis() or inspect.isabstract(part):
+            raise TypeError(f"condense_components gave {part.__name__}, which is abstract")
         if (part.axis, part.name) in taken:
             _refuse(f"{part.axis} {part.name!r}", plugin, taken[part.axis, part.name])
-    named = {(recipe.form, name): p for p in registry.plugins for name, recipe in p.recipes.items()}
+        taken[part.axis, part.name] = plugin
+        parts.append(part)
+    return parts
+
+
+def _recipes(plugin: Plugin, registry: Registry) -> dict[str, Published]:
+    made = _own(plugin, registry, "condense_recipes") or {}
+    recipes = {name: as_published(name, make) for name, make in made.items()}
+    taken = {(recipe.form, name): p for p in registry.plugins for name, recipe in p.recipes.items()}
     for name, recipe in recipes.items():
-        if (recipe.form, name) in named:
-            _refuse(f"recipe {name!r}", plugin, named[recipe.form, name])
-    plugin.parts, plugin.recipes = parts, recipes
+        if (recipe.form, name) in taken:
+            _refuse(f"recipe {name!r}", plugin, taken[recipe.form, name])
+    return recipes
 
 
 def _refuse(what: str, plugin: Plugin, owner: Plugin) -> None:
@@ -213,7 +232,7 @@ def run_manager(observers: Iterable[Any], plugins: Registry | None = None) -> pl
     manager.add_hookspecs(hookspecs)
     for plugin in (plugins or registry()).plugins:
         if plugin.error is None:
-            manager.register(plugin.object, name=f"{plugin.distribution}:{plugin.name}")
+            manager.register(plugin.object, name=plugin.key)
     for observer in observers:
         manager.register(observer)
     return manager
@@ -222,6 +241,3 @@ def run_manager(observers: Iterable[Any], plugins: Registry | None = None) -> pl
 def versions() -> Mapping[str, str]:
     """Distribution -> version of every plugin that loaded: for provenance."""
     return {plugin.distribution: plugin.version for plugin in registry().plugins if plugin.error is None}
-
-
-_ = kebab
