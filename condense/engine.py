@@ -119,6 +119,8 @@ def outer_step(step: Step, syn: Synthetic, updates: Updates) -> dict[str, Tensor
 
 def push(term: Term, decoded: Decoded, updates: Updates) -> None:
     """Backward of one term. Inputs are named: a plain backward would fill the learner's gradients too."""
+    if term.role != "*":
+        decoded.pull(updates.of("*"))  # what earlier terms have gathered may go everywhere, this term's may not
     aux = [p for p in updates.parameters.get("aux", []) if fnmatchcase("aux", term.role)]
     inputs = [*decoded.leaves, *aux]
     if term.cotangents:
@@ -127,7 +129,7 @@ def push(term: Term, decoded: Decoded, updates: Updates) -> None:
     else:
         total = torch.stack([value for value in term.losses.values()]).sum() * term.weight
         if total.requires_grad:
-            total.backward(inputs=inputs)
+            torch.autograd.backward(total, inputs=inputs)
     if term.role != "*":
         decoded.pull(updates.of(term.role))
 
