@@ -96,7 +96,7 @@ class Sampler(ABC):
 
     def sweep(self, n: int) -> Iterator[Batch]:
         """One ordered pass over all items, n at a time."""
-        for index in torch.arange(len(self), device=self.device).split(n):
+        for index in torch.arange(len(self), device=self.device).split(n):  # type: ignore[no-untyped-call]
             yield self.take(index)
 
 
@@ -123,8 +123,7 @@ class Source(Sampler):
             batch = self.draw(ask.n, ask.cls, rng.fold(i))
             views = [warp(batch) for warp in ask.warps] or [batch]
             means = [statistic.mean(model, view, self.task, live=False) for view in views]
-            mean = {key: sum(m[key] for m in means) / len(means) if len(means) > 1 else means[0][key] for key in means[0]}
-            yield statistic.finish(mean)
+            yield statistic.finish({key: torch.stack([mean[key] for mean in means]).mean(dim=0) for key in means[0]})
 
     def admit(self, recipe: Any) -> None:
         """Refuse, before anything is computed, a recipe that reads what this source does not give."""

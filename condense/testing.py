@@ -136,7 +136,7 @@ def check_component(part: Component) -> None:
     axis = next(base for base in kind.__mro__ if isinstance(base, type) and "axis" in base.__dict__)
     data: Mapping[str, Any] = part.dump()
     assert data["name"] == kind.name, f"{where} is written under another name"
-    again = member(axis, data)
+    again: Component = member(axis, data)
     assert again == part, f"{where} changes on its way through JSON"
     assert again.digest() == part.digest(), f"{where} has an unstable digest"  # type: ignore[attr-defined]
     assert kind.__doc__, f"{where} has no docstring"

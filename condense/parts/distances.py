@@ -22,12 +22,14 @@ def row_cosine(real: Tensor, synthetic: Tensor, eps: float = 1e-6) -> Tensor:
     if real.dim() < 2:
         return torch.zeros((), dtype=synthetic.dtype, device=synthetic.device)
     r, s = real.flatten(1), synthetic.flatten(1)
-    return (1 - (r * s).sum(-1) / (r.norm(dim=-1) * s.norm(dim=-1) + eps)).sum()
+    cosines: Tensor = (r * s).sum(-1) / (r.norm(dim=-1) * s.norm(dim=-1) + eps)
+    return (1 - cosines).sum()
 
 
 def squared_error(real: Tensor, synthetic: Tensor) -> Tensor:
     """sum of squared differences, 0-d."""
-    return (real - synthetic).square().sum()
+    total: Tensor = (real - synthetic).square().sum()
+    return total
 
 
 class RowCosine(Distance):

@@ -80,14 +80,14 @@ def k_center(features: Tensor, n: int) -> Tensor:
     """n centres of `features` (M, D), farthest first from the one nearest to the mean; (n,) int64.
 
     A 2-approximation of the smallest covering radius (Gonzalez 1985; Sener and Savarese, arXiv:1708.00489, algorithm 1).
+    An example is chosen once, also where it has a twin.
     """
-    first = (features - features.mean(dim=0)).square().sum(dim=1).argmin()
-    chosen = [first]
-    gap = (features - features[first]).square().sum(dim=1)
+    best = (features - features.mean(dim=0)).square().sum(dim=1).argmin()
+    chosen, gap = [best], torch.full_like(features[:, 0], torch.inf)
     for _ in range(1, n):
+        gap = torch.minimum(gap, (features - features[best]).square().sum(dim=1)).index_fill(0, best, -1.0)
         best = gap.argmax()
         chosen.append(best)
-        gap = torch.minimum(gap, (features - features[best]).square().sum(dim=1))
     return torch.stack(chosen)
 
 
@@ -108,7 +108,7 @@ class ByFeatures(RealExamples):
         network = run.assets.get(self.scorer) if self.scorer else None
         rows = []
         with torch.no_grad():
-            for part in ids.split(512):
+            for part in ids.split(512):  # type: ignore[no-untyped-call]
                 x = run.splits.train.take(part).x
                 rows.append(network.features(x) if network else torch.cat(_flat(run, x), dim=1))
         return torch.cat(rows)

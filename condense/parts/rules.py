@@ -55,7 +55,8 @@ class Adam(Rule):
         self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         b1, b2 = self.betas
-        new, kept = {}, {}
+        new: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         for name, p in params.items():
             grad = grads[name] + self.weight_decay * p if self.weight_decay else grads[name]
             count = state[f"{name}/count"] + 1
