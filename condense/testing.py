@@ -1,30 +1,41 @@
-"""For authors of plugins: toys that every part runs on in milliseconds, and the checks that every registered part passes."""
+"""For authors of plugins: toys that every part runs on in milliseconds, and the checks that every part passes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .axes import Augment, Net, Preprocess, Transform, Warp
-from .component import Component, member
-from .data import Data, Facts, Source, Splits, TensorSource
+from .axes import Augment, Net, Preprocess, Statistic, Transform, Warp
+from .component import Component, checked, member
+from .data import Ask, Class, Data, Facts, Source, Splits, TensorSource
+from .engine import condense
+from .errors import BadData
 from .plugins import run_manager
 from .recipe import Execution, Plan, Recipe
 from .rng import Rng
 from .running import Limits, Run
 from .task import Batch, Task
 
+Dtype = Literal["float32", "float64"]
+
 
 class ToyNet(Net):
-    """Two small convolutions and a head, for images of 4 pixels and more."""
+    """Two small convolutions and a head, smooth throughout, for images of 4 pixels and more.
+
+    dtype: float64 is for finite differences; feed it examples that `Raw(dtype="float64")` has encoded.
+    """
 
     width: int = 4
+    dtype: Dtype = "float32"
 
     def build(self, task: Task) -> nn.Module:
-        return _Toy(task, self.width)
+        return _Toy(task, self.width).to(getattr(torch, self.dtype))
 
 
 class _Toy(nn.Module):
@@ -49,24 +60,30 @@ class _Toy(nn.Module):
 
 
 class Raw(Preprocess):
-    """Examples as they are, as float32."""
+    """Examples as they are, as floats."""
+
+    dtype: Dtype = "float32"
 
     def fit(self, train: Source, facts: Any) -> Transform:
-        return _Raw()
+        return _Raw(getattr(torch, self.dtype))
 
     def blank(self, task: Task) -> Transform:
-        return _Raw()
+        return _Raw(getattr(torch, self.dtype))
 
 
 class _Raw(Transform):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
     def encode(self, raw: Tensor) -> Tensor:
-        return raw.float()
+        return raw.to(self.dtype)
 
     def decode(self, x: Tensor) -> Tensor:
         return x
 
     def describe(self) -> dict[str, Any]:
-        return {"name": "raw"}
+        return {"name": Raw.name}
 
 
 class Still(Augment):
@@ -125,19 +142,123 @@ def toy_run(recipe: Recipe, splits: Splits | None = None, **changes: Any) -> Run
     return Run(plan, encoded, transform, run_manager(changes.pop("observers", ())), changes.pop("folder", None), limits)
 
 
+class Sealed(Source):
+    """Real data behind the door that a private source leaves open: `measure` answers, everything else refuses.
+
+    `releases` counts the calls of `measure`: what a private source would bill.
+    """
+
+    def __init__(self, inner: Source) -> None:
+        self.inner, self.task, self.releases = inner, inner.task, 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    @property
+    def groups(self) -> Tensor:
+        raise self._refusal("the class of each example")
+
+    def take(self, index: Tensor) -> Batch:
+        raise self._refusal("examples")
+
+    def draw(self, n: int | None, cls: Class, rng: Rng, at: int | None = None) -> Batch:
+        raise self._refusal("examples")
+
+    def _refusal(self, what: str) -> BadData:
+        return BadData("data", "sealed", f"does not give {what}", "Use `measure` only.")
+
+    def measure(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
+    ) -> Iterator[Mapping[str, Tensor]]:
+        self.releases += 1
+        return self.inner.measure(statistic, model, asks, rng)
+
+    def admit(self, recipe: Recipe) -> None:
+        """Refuse a recipe of which any part says that it reads examples, naming those parts."""
+        parts = [part for part in recipe.walk() if part is not recipe and part.reads(recipe).examples]
+        if parts:
+            names = ", ".join(f"{part.axis} {part.name}" for part in parts)
+            raise BadData("data", "sealed", f"gives no examples, which {names} would read", "Use `measure` only.")
+
+    def provenance(self) -> dict[str, Any]:
+        return {"classes": list(self.task.classes)}
+
+    def encoded(self, transform: Transform) -> Sealed:
+        return Sealed(self.inner.encoded(transform))
+
+
 def check_component(part: Component) -> None:
     """What holds of every component: it is final, frozen, hashes by its settings, and survives JSON unchanged.
 
-    Raises AssertionError with the part's name. Strangers' tests call this for their own parts.
+    Its class must be registered. Raises AssertionError with the part's name. For strangers' parts as for ours.
     """
     kind = type(part)
     where = f"{kind.axis} {kind.name!r}"
     assert not getattr(kind, "__abstractmethods__", None), f"{where} is abstract"
     axis = next(base for base in kind.__mro__ if isinstance(base, type) and "axis" in base.__dict__)
-    data: Mapping[str, Any] = part.dump()
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind.name), f"{where} is no name in lower case with hyphens"
+    data = json.loads(json.dumps(part.dump(), allow_nan=False))
     assert data["name"] == kind.name, f"{where} is written under another name"
     again: Component = member(axis, data)
     assert again == part, f"{where} changes on its way through JSON"
-    assert again.digest() == part.digest(), f"{where} has an unstable digest"  # type: ignore[attr-defined]
+    assert hash(again) == hash(part), f"{where} has an unstable digest"
+    assert part.model_config.get("frozen"), f"{where} can be changed in place"
     assert kind.__doc__, f"{where} has no docstring"
     assert part.rewrite(type("Nothing", (), {}), lambda x: x) == part, f"{where} does not survive a rewrite"
+
+
+def check_statistic(statistic: Statistic, model: nn.Module, batch: Batch, task: Task, tolerance: float = 1e-5) -> None:
+    """What holds of every statistic: its mean is the mean of its rows, and each row is about its example alone.
+
+    The second is what private sources rest on; networks with batch norm do not have it. tolerance: relative, absolute.
+    """
+    rows = statistic.rows(model, batch, task)
+    for live in (False, True):
+        mean = statistic.mean(model, batch, task, live=live)
+        assert list(mean) == list(rows), f"{statistic.name} names its parts differently in rows and in mean"
+        for part, value in mean.items():
+            torch.testing.assert_close(value.detach(), rows[part].detach().mean(dim=0), rtol=tolerance, atol=tolerance)
+            assert live or not value.requires_grad, f"{statistic.name} is not detached"
+    for i in range(len(batch)):
+        one = Batch(task.form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
+        for part, value in statistic.rows(model, one, task).items():
+            torch.testing.assert_close(value[0].detach(), rows[part][i].detach(), rtol=tolerance, atol=tolerance)
+
+
+def toy_recipe(**changes: Any) -> Recipe:
+    """Distribution matching in miniature, to put a part of your own into: `toy_recipe(objective=Mine())`."""
+    matching = {"name": "matching", "statistic": "mean-feature", "distance": "squared-error"}
+    parts: dict[str, Any] = {
+        "objective": {**matching, "pairing": {"name": "class-wise", "n": 8}},
+        "pool": {"name": "fresh", "net": ToyNet()},
+        "parameterization": "pixels",
+        "budget": {"name": "per-class", "n": 2},
+        "init": "noise",
+        "labels": "hard",
+        "augment": Still(),
+        "preprocess": Raw(),
+        "outer": {"steps": 2, "groups": [{"rule": "sgd"}]},
+    }
+    return checked(lambda: Recipe.model_validate({**parts, **changes}), "recipe")
+
+
+def check_method(recipe: Recipe, splits: Splits | None = None) -> None:
+    """What holds of every method: it is a value, two runs of it give equal bits, and a sealed source is respected.
+
+    Hand over a recipe that is cheap on the toy (or on `splits`). On a sealed source it must say by `reads` that it
+    cannot run, or run; the last step must leave a finite set of the classes that the budget allots.
+    """
+    again = checked(lambda: Recipe.model_validate(recipe.dump()), "recipe")
+    assert again == recipe, "the recipe changes on its way through JSON"
+    splits = splits or toy_splits()
+    sets = [condense(toy_run(made, splits)).freeze() for made in (recipe, again)]
+    form, groups = splits.task.form, recipe.budget.allot(splits.train)
+    first, second = (form.pack(made.x) for made in sets)
+    for key, value in first.items():
+        assert bool(torch.isfinite(value).all()), f"the set's {key} is not finite"
+        assert torch.equal(value, second[key]), f"two runs with one seed differ in {key}"
+    assert torch.equal(sets[0].groups.cpu(), groups.cpu()), "the set's classes are not those of its budget"
+    sealed = Sealed(splits.train)
+    if not recipe.total_reads().examples:
+        condense(toy_run(recipe, replace(splits, train=sealed)))
