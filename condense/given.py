@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,13 +11,13 @@ from typing import Any, Self, final
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from .component import checked, member
+from .component import checked
 from .data import Data, Facts, Splits
 from .errors import BadData, BadValue
 from .splits import Part, Parts, as_part, make_splits, numbered
@@ -103,7 +104,7 @@ def as_data(value: Any) -> Data:
     Raises `BadValue` for anything else and for unknown names, `BadData` for what cannot be examples or labels.
     """
     if isinstance(value, Data | str | Mapping):
-        return checked(lambda: member(Data, value), "data")  # type: ignore[type-abstract]
+        return checked(lambda: TypeAdapter(Data).validate_python(value), "data")
     live = read(value)
     return Given(fingerprint=live.fingerprint, origin=live.origin, live=live)
 
@@ -183,7 +184,7 @@ def _item(dataset: Any, i: int, where: str) -> tuple[Tensor, int]:
 def _whole(label: Any) -> int:
     if isinstance(label, Tensor | np.ndarray | np.generic) and label.dtype in FLOATS:
         raise TypeError(f"the label {label!r} is no whole number")
-    return int(label.item()) if isinstance(label, Tensor | np.ndarray) else label.__index__()
+    return int(label.item()) if isinstance(label, Tensor | np.ndarray) else operator.index(label)
 
 
 FLOATS = (torch.float16, torch.float32, torch.float64, np.float16, np.float32, np.float64)

@@ -42,7 +42,7 @@ def idx(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with gzip.open(path) if packed else path.open("rb") as file:
             shape = _idx_shape(file, path)
             size = math.prod(shape)
-            _honest(size, path.stat().st_size, path)
+            _honest(size, path.stat().st_size, path, AGAIN)
             raw = file.read(size + 1)
     except BROKEN as error:
         raise BadData(str(path), str(error), "cannot be read to its end", AGAIN) from None
@@ -62,11 +62,11 @@ def _idx_shape(file: IO[bytes] | gzip.GzipFile, path: Path) -> tuple[int, ...]:
     return tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
 
 
-def _honest(expanded: int, stored: int, path: Path) -> None:
+def _honest(expanded: int, stored: int, path: Path, remedy: str) -> None:
     """Refuse a file that says it expands further than images ever do, before it is expanded."""
     if expanded > max(FREE, RATIO * stored):
         problem = f"says it holds {expanded} bytes: {expanded // max(stored, 1)} times its own size"
-        raise BadData(str(path), stored, problem, "If you trust it, store the arrays uncompressed (numpy.savez).")
+        raise BadData(str(path), stored, problem, remedy)
 
 
 def cifar(path: Path, rows: int = 10_000) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -117,7 +117,8 @@ def npz(path: Path, wanted: Iterable[str] | None = None) -> dict[str, np.ndarray
 
 def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    _honest(sum(info.file_size for info in infos), path.stat().st_size, path)
+    remedy = "If you trust it, store the arrays uncompressed (numpy.savez)."
+    _honest(sum(info.file_size for info in infos), path.stat().st_size, path, remedy)
     entries = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(entries) < len(infos):
         raise BadData(

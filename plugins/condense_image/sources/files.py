@@ -65,8 +65,8 @@ def find_or_download(
     if found is None:
         first = alternatives[0]
         looked = ". Or: ".join(wanted.looked() for wanted in alternatives)
-        remedy = f"Put {', '.join(first.names)} into {first.places()[0]}, or name the folder that holds {first.folders[0]} "
-        remedy += f"(--data-root or CONDENSE_DATA). Looked for {looked}. {reason}."
+        remedy = f"Put {', '.join(first.names)} into {first.places()[0]}, or name the folder that holds "
+        remedy += f"{first.folders[0]} (--data-root or CONDENSE_DATA). Looked for {looked}. {reason}."
         raise BadData("data", title, "is not on this machine", remedy)
     return found
 
