@@ -41,6 +41,7 @@ def open_foreign(
     raw: the task of the source's examples before `transform` (`splits.task`). uint8 images are 0..255 and floats lie in
     [0, 1]; both are encoded by `transform`. Floats outside [0, 1] are refused, unless they are `normalised`: the
     networks' own input scale, as in the .npz files of `condense export`, which say so themselves.
+    device: where `transform` lies, and where the set will.
     Raises `BadData` for classes, sizes, channels and values that do not fit, `Damaged` for a file that is no such file.
     """
     path = Path(path)
@@ -49,14 +50,15 @@ def open_foreign(
     if path.is_dir():
         x, y = read_folder(path, raw)
     elif path.is_file():
-        x, y, encoded = read_npz(path, raw, transform)
+        inputs = tuple(transform.encode(torch.zeros(1, *raw.shape, device=device)).shape[1:])
+        x, y, encoded = read_npz(path, raw, inputs)
         normalised = normalised or encoded
     else:
         raise BadValue("path", str(path), "is neither a folder nor a file", "Give an image folder or an .npz file.")
     _check(x, y, raw, path)
     if not normalised:
         _check_range(x, path)
-        x = transform.encode(x)
+        x = transform.encode(x.to(device))
     elif not x.is_floating_point():
         raise BadData(str(path), str(x.dtype), "cannot be normalised", "Store floats, or leave out `normalised`.")
     task = raw.model_copy(update={"shape": tuple(x.shape[1:])})
@@ -145,18 +147,16 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 # -- npz ------------------------------------------------------------------------------------------------------------
 
 
-def read_npz(path: Path, raw: Task, transform: Transform) -> tuple[Tensor, Tensor, bool]:
-    """Images (N, C, H, W), labels, and whether the file says that its images are network inputs already."""
+def read_npz(path: Path, raw: Task, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor, bool]:
+    """Images (N, C, H, W), labels, and whether the file says that its images are network inputs (of shape `inputs`)."""
     arrays = read_arrays(path, ("images", "x", "labels", "y", "classes", "scale"))
     images, labels = arrays.get("images", arrays.get("x")), arrays.get("labels", arrays.get("y"))
     if images is None or labels is None:
         remedy = "Call the arrays `images` and `labels`, or `x` and `y`."
         raise BadData(str(path), sorted(arrays), "holds no images with labels", remedy)
     encoded = "scale" in arrays and arrays["scale"].dtype.kind == "U" and str(arrays["scale"]) == NETWORK_INPUT
-    shape = raw.shape
-    if encoded:
-        shape = tuple(transform.encode(torch.zeros(1, *raw.shape)).shape[1:])
-    return _images(images, shape, path), _labels(labels, arrays.get("classes"), raw, path), encoded
+    x = _images(images, inputs if encoded else raw.shape, path)
+    return x, _labels(labels, arrays.get("classes"), raw, path), encoded
 
 
 def _images(images: np.ndarray, shape: tuple[int, ...], path: Path) -> Tensor:

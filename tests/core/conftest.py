@@ -96,10 +96,10 @@ def toy_images() -> Tensor:
 
 
 @pytest.fixture
-def toy_artifact(toy_plan, toy_images, tmp_path):
+def toy_artifact(toy_plan, toy_images, tmp_path, device):
     splits = toy_plan.data.open()
-    transform = toy_plan.recipe.preprocess.fit(splits.train, splits.facts)
+    transform = toy_plan.recipe.preprocess.fit(splits.train, splits.facts).to(device)
     groups = toy_plan.recipe.budget.allot(splits.train)
-    syn = toy_plan.recipe.parameterization.empty(TASK, groups, toy_plan.recipe.labels)
-    syn.fill(Batch(transform.encode(toy_images), groups))
+    syn = toy_plan.recipe.parameterization.empty(TASK, groups, toy_plan.recipe.labels).to(device)
+    syn.fill(Batch(transform.encode(toy_images.to(device)), groups.to(device)))
     return write_artifact(tmp_path / "made", toy_plan, syn, transform, TASK, {"machine": "toy"})

@@ -17,7 +17,6 @@ from condense.artifact import load, write_artifact
 from condense.errors import BadValue, Damaged
 from condense.plugins import DISTRIBUTION, Registry
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = ["manifest.json", "plan.json", "provenance.json", "recipe.json", "tensors.safetensors"]
 
 
@@ -329,8 +328,3 @@ def test_a_newer_artifact_is_refused_by_name(toy_artifact):
         load(toy_artifact.path)
     assert "written by a newer condense (format 2; this reads up to 1)" in str(caught.value)
     assert f"pip install --upgrade {DISTRIBUTION}" in str(caught.value)
-
-
-def test_every_format_that_was_ever_written_has_a_reader_and_a_fixture():
-    assert sorted(artifacts.READERS) == list(range(1, artifacts.FORMAT + 1))
-    assert sorted(store.READERS) == list(range(1, store.FORMAT + 1))

@@ -149,6 +149,15 @@ def test_pictures_of_another_size_or_mode_are_refused(tmp_path, uint8, opened):
             opened(tmp_path / str(i))
 
 
+def test_the_set_is_put_where_the_transform_is(tmp_path, uint8, toy_artifact, device):
+    x, y = uint8
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    for path in (tmp_path / "a.npz", write_folder(tmp_path / "b", x, NAMES), export(toy_artifact, tmp_path / "c.npz")):
+        sampler = open_foreign(path, toy_artifact.task, toy_artifact.transform.to(device), device=device)
+        assert sampler.x.device.type == sampler.y.device.type == device.type
+        toy_artifact.transform.to("cpu")
+
+
 def test_a_path_that_is_nothing_is_named(tmp_path, opened):
     with pytest.raises(BadValue, match="neither a folder nor a file"):
         opened(tmp_path / "absent")
