@@ -28,7 +28,7 @@ RETRIED = 4  # examples read twice, to find out random transforms
 
 @dataclass(frozen=True)
 class Live:
-    """A live set, read once and held on the CPU. `origin`: the import path of its type."""
+    """A live set, read once and held on the CPU. `origin`: the import path of a Dataset's class, else "arrays"."""
 
     train: Part
     test: Part | None
@@ -121,7 +121,8 @@ def read(value: Any) -> Live:
         raise BadData("data", named, problem, "Give both the same classes, in the same order.")
     classes = named[0] or numbered(*parts)
     kind = type(train)
-    return Live(parts[0], parts[1], classes, f"{kind.__module__}.{kind.__qualname__}")  # type: ignore[arg-type]
+    origin = f"{kind.__module__}.{kind.__qualname__}" if isinstance(train, Dataset) else "arrays"
+    return Live(parts[0], parts[1], classes, origin)  # type: ignore[arg-type]
 
 
 def _is_pair(value: Any) -> bool:

@@ -907,6 +907,7 @@ def test_all_spellings_of_live_data():
     assert len({data.fingerprint for data in found}) == 1
     assert all(isinstance(data, Given) and data.open().task.shape == (1, 4, 4) for data in found)
     assert found[4].origin == "torch.utils.data.dataset.TensorDataset"
+    assert found[0].origin == "arrays"
     pair = as_data((spelled[0], spelled[4])).open()
     assert pair.train.fingerprint == pair.test.fingerprint
     assert isinstance(as_data("digits"), Digits)
