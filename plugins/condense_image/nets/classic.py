@@ -92,8 +92,8 @@ class AlexNet(Trunked):
 class VGG11(Trunked):
     """Eight 3 x 3 convolutions with norm and ReLU, five max poolings. D = 512 for 28 x 28 and 32 x 32.
 
-    The official average pooling by 1 at the end does nothing and is left out. Raises `BadValue` below 32 x 32, where the
-    five poolings leave nothing.
+    The official average pooling by 1 at the end does nothing and is left out. Raises `BadValue` below 32 x 32, where
+    the five poolings leave nothing.
     """
 
     name: ClassVar[str] = "vgg11"
