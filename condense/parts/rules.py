@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from condense.axes import Rule
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class SGD(Rule):
@@ -40,7 +44,7 @@ class SGD(Rule):
 class Adam(Rule):
     """Adam (Kingma and Ba, arXiv:1412.6980) with bias correction, as torch.optim.Adam."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
 
@@ -48,7 +52,7 @@ class Adam(Rule):
         state = {}
         for name, p in params.items():
             state[f"{name}/first"], state[f"{name}/second"] = torch.zeros_like(p), torch.zeros_like(p)
-            state[f"{name}/count"] = torch.zeros((), device=p.device)
+            state[f"{name}/count"] = torch.zeros((), dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
         return state
 
     def update(
@@ -62,7 +66,12 @@ class Adam(Rule):
             count = state[f"{name}/count"] + 1
             first = b1 * state[f"{name}/first"] + (1 - b1) * grad
             second = b2 * state[f"{name}/second"] + (1 - b2) * grad * grad
-            scale = (second / (1 - b2**count)).sqrt() + self.eps
-            new[name] = p - lr * (first / (1 - b1**count)) / scale
+            scale = (second / seen(b2, count)).sqrt() + self.eps
+            new[name] = p - lr * (first / seen(b1, count)) / scale
             kept |= {f"{name}/first": first, f"{name}/second": second, f"{name}/count": count}
         return new, kept
+
+
+def seen(beta: float, count: Tensor) -> Tensor:
+    """1 - beta ** count: what share of a running mean the first `count` gradients make up; to float32 rounding."""
+    return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
