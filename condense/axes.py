@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .component import Component
+from .component import Component, digest
 from .data import Sampler, Source
 from .rng import Rng
 from .task import Batch, Task
@@ -55,6 +55,8 @@ class Term:
 
 
 class Objective(HandedTheSource):
+    """What should agree, or be small: the mathematics of a method, as terms."""
+
     axis: ClassVar[str] = "objective"
 
     @abstractmethod
@@ -73,7 +75,7 @@ class Statistic(Component):
 
     @abstractmethod
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
-        """`rows(...)` averaged over the examples, usually faster. `live`: differentiable in the batch; else detached."""
+        """`rows(...)` averaged over the examples, often faster. `live`: differentiable in the batch, else detached."""
 
     def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Post-processing of a mean; identity by default."""
@@ -101,6 +103,8 @@ class Pair:
 
 
 class Pairing(HandedTheSource):
+    """Which real examples meet which synthetic ones, and with what weight."""
+
     axis: ClassVar[str] = "pairing"
 
     @abstractmethod
@@ -119,9 +123,13 @@ class Kernel(Component):
 
 
 class Loss(Component):
-    """A per-example loss of a callable model: calls `model(x)` only, never detaches x, works under `torch.func`."""
+    """A per-example loss of a callable model: calls `model(x)` only, never detaches x, works under `torch.func`.
+
+    deterministic: does it draw nothing from `rng`? Only such losses are compiled, and computed in pieces.
+    """
 
     axis: ClassVar[str] = "loss"
+    deterministic: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
@@ -130,6 +138,8 @@ class Loss(Component):
 
 class TaskLoss(Loss):
     """The task's own loss of what the model says (cross-entropy for classes)."""
+
+    deterministic: ClassVar[bool] = True
 
     def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
         return task.losses(model(batch.x), batch.y)
@@ -140,6 +150,8 @@ class OwnLoss(Loss):
 
     So the loss of every training is a field that can be wrapped: `recipe.rewrite(Loss, Wrapper, field="loss")`.
     """
+
+    deterministic: ClassVar[bool] = True
 
     def __call__(self, model: Callable[[Any], Tensor], batch: Batch, task: Task, rng: Rng) -> Tensor:
         return TaskLoss()(model, batch, task, rng)
@@ -155,17 +167,22 @@ class Net(Component):
 
     @abstractmethod
     def build(self, task: Task) -> nn.Module:
-        """A freshly initialised module: `forward(x)` gives (N, task.outputs), `features(x)` the (N, D) input of the head.
+        """A freshly initialised module: `forward(x)` gives (N, task.outputs), `features(x)` the head's (N, D) input.
 
         Raises `BadValue` where the architecture does not fit the task's shape, naming the field to change.
         """
 
     def make(self, task: Task, rng: Rng, device: torch.device | str = "cpu") -> nn.Module:
-        """`build`, seeded by `rng` and moved to `device`: equal keys give equal weights."""
+        """`build`, seeded by `rng` and moved to `device`: equal keys give equal weights.
+
+        The module's `architecture` is equal for networks that can share compiled passes.
+        """
         from .rng import seeded
 
         with seeded(rng):
-            return self.build(task).to(device)
+            module = self.build(task).to(device)
+        module.architecture = digest([self.dump(), task.model_dump(mode="json")])  # type: ignore[assignment]
+        return module
 
     def check(self, recipe: Recipe, task: Task) -> None:
         with torch.device("meta"):
@@ -199,6 +216,8 @@ class Learners(ABC):
 
 
 class Pool(HandedTheSource):
+    """Which network is asked now, and how networks are trained meanwhile."""
+
     axis: ClassVar[str] = "pool"
 
     @abstractmethod
@@ -249,14 +268,18 @@ class Learn(Component):
 
 
 class Parameterization(HandedTheSource):
+    """What is stored, and how it decodes to examples."""
+
     axis: ClassVar[str] = "parameterization"
 
     @abstractmethod
     def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
-        """Storage shaped for one item per entry of `groups` (int64 classes), not filled: opens artifacts, prices runs."""
+        """Storage for one item per entry of `groups` (int64 classes), not filled: opens artifacts, prices runs."""
 
 
 class Budget(HandedTheSource):
+    """How many items may be stored, and of which classes."""
+
     axis: ClassVar[str] = "budget"
 
     @abstractmethod
@@ -269,6 +292,8 @@ class Budget(HandedTheSource):
 
 
 class Init(HandedTheSource):
+    """Where storage starts."""
+
     axis: ClassVar[str] = "init"
 
     @abstractmethod
@@ -286,7 +311,7 @@ class Labels(HandedTheSource):
 
     @abstractmethod
     def blank(self, groups: Tensor, task: Task) -> Tensor:
-        """Targets of the right shape before anything is known of the images; a `nn.Parameter` where they are learned."""
+        """Targets of the right shape before anything is known of the images; learned ones are a `nn.Parameter`."""
 
     def start(self, batch: Batch, run: Run) -> Tensor:
         """Targets for the images that Init chose."""
@@ -320,6 +345,8 @@ class Warp(ABC):
 
 
 class Augment(Component):
+    """What is done to both sides alike. One warp is drawn for both, so that they are siamese by themselves."""
+
     axis: ClassVar[str] = "augment"
 
     @abstractmethod
@@ -352,6 +379,8 @@ class Transform(nn.Module, ABC):
 
 
 class Preprocess(Component):
+    """The scale of network inputs, and whitening: fitted on train, stored in the artifact, undone for pictures."""
+
     axis: ClassVar[str] = "preprocess"
 
     @abstractmethod
@@ -380,6 +409,8 @@ class Asset(HandedTheSource):
 
 
 class Metric(Component):
+    """What is measured of a network's scores on the split that judges."""
+
     axis: ClassVar[str] = "metric"
 
     @abstractmethod
@@ -388,16 +419,18 @@ class Metric(Component):
 
 
 class Attack(Component):
+    """How a judge perturbs test examples; attacks see raw units only."""
+
     axis: ClassVar[str] = "attack"
 
     @abstractmethod
-    def __call__(
-        self, predict: Callable[[Tensor], Tensor], raw: Tensor, y: Tensor, task: Task, rng: Rng
-    ) -> Tensor:
+    def __call__(self, predict: Callable[[Tensor], Tensor], raw: Tensor, y: Tensor, task: Task, rng: Rng) -> Tensor:
         """Attacked raw examples inside the transform's bounds; `predict` maps raw examples to logits."""
 
 
 class Evaluator(Component):
+    """A judge of another kind than training and testing (membership inference, continual, federated ...)."""
+
     axis: ClassVar[str] = "evaluator"
 
     @abstractmethod
