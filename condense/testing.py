@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from .component import Component, checked, member
 from .data import Ask, Class, Data, Facts, Source, Splits, TensorSource
 from .engine import condense
 from .errors import BadData
-from .plugins import run_manager
+from .plugins import Plugin, Registry, registry, run_manager, using
 from .recipe import Execution, Plan, Recipe
 from .rng import Rng
 from .running import Limits, Run
@@ -224,6 +225,15 @@ def check_statistic(statistic: Statistic, model: nn.Module, batch: Batch, task: 
         one = Batch(task.form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
         for part, value in statistic.rows(model, one, task).items():
             torch.testing.assert_close(value[0].detach(), rows[part][i].detach(), rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def toys(*parts: type[Component]) -> Iterator[Registry]:
+    """The registry in force with the toys, and with `parts` of your own, in it: recipes of them can be read."""
+    now = registry()
+    plugin = Plugin("toys", __name__, "toys", "0", parts=[ToyNet, Raw, Still, Toy, *parts])
+    with using(Registry([*now.plugins, plugin], now.manager)) as wider:
+        yield wider
 
 
 def toy_recipe(**changes: Any) -> Recipe:
