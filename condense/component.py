@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .running import Run
     from .task import Task
 
+REMEDY = "See `condense show NAME` for the recipe with all of its fields."
 T = TypeVar("T")
 C = TypeVar("C", bound="Component")
 
@@ -188,7 +189,7 @@ def member(axis: type[C], value: Any) -> C:
     elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
         name = value["name"]
     else:
-        context = {"axis": axis.axis, "known": listed(registry().members(axis))}
+        context = {"axis": axis.axis, "known": listed(registry().members(axis)), "got": value}
         message = "is no {axis}: give an instance, a name, or a mapping with a name; known: {known}"
         raise PydanticCustomError("component", message, context)
     return registry().lookup(axis, name).model_validate(value)
@@ -205,6 +206,9 @@ def checked(make: Callable[[], T], where: str) -> T:
         return make()
     except ValidationError as error:
         raise bad_value(error, where) from None
+    except PydanticCustomError as error:  # of `member`, outside of any other validation
+        context = error.context or {}
+        raise BadValue(where, context.get("got"), error.message(), context.get("remedy") or REMEDY) from None
 
 
 def bad_value(error: ValidationError, where: str) -> BadValue:
@@ -218,7 +222,7 @@ def bad_value(error: ValidationError, where: str) -> BadValue:
         problem = str(context["error"])
     elif first["type"] == "missing":
         problem, value = "is required", None
-    remedy = context.get("remedy") or "See `condense show NAME` for the recipe with all of its fields."
+    remedy = context.get("remedy") or REMEDY
     more = len({place for place, _ in found} - {place for place, _ in rivals})
     path = ".".join(str(part) for part in (where, *place) if part != "")
     return BadValue(path, value, problem, remedy + (f" ({more} more at fault.)" if more else ""))
