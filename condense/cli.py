@@ -1,0 +1,399 @@
+"""The command line. Torch and the plugins are imported by the commands that need them, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import importlib.util
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import options as o
+from .errors import BadValue, CondenseError
+from .terminal import Speaker, error_object
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .recipe import Plan
+    from .report import Report
+
+GROUP = "condense"  # as in condense.plugins, which is not imported here
+HELP = "Learn a small synthetic set from a large one, so that networks trained on it do nearly as well."
+ENDS = (
+    "Exit codes: 0 done. 2 a setting that cannot work. 3 data. 4 a damaged file. 5 a loss that is not finite. "
+    "6 no room in memory or on disk. 7 a broken plugin. 8 a folder in use. 9 not built yet. "
+    "75 paused by --minutes, and saved. 130 interrupted; what is done is saved. 1 anything else."
+)
+ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+# -- errors, and commands of plugins --------------------------------------------------------------------------------
+
+
+class Commands(TyperGroup):
+    """All commands. An error becomes one sentence and an exit code; plugins add commands of their own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, ClickException):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if ctx.params.get("debug"):
+                traceback.print_exception(error)
+            raise typer.Exit(_told(error, bool(ctx.meta.get("json")))) from None
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _plugin_commands().get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(sorted(_plugin_commands()) if _strangers() else [])]
+
+
+class _Interrupt(CondenseError):
+    exit_code = 130
+
+
+def _told(error: BaseException, as_json: bool) -> int:
+    """Say what went wrong, in one sentence or as JSON; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        error = _Interrupt("command", "Ctrl-C", "was interrupted", "Call it again: what was saved is kept.")
+    elif not isinstance(error, CondenseError):
+        problem = f"failed in a way that condense did not expect: {error}"
+        error = CondenseError("command", type(error).__name__, problem, "See where: condense --debug COMMAND ...")
+    speaker = Speaker(as_json)
+    speaker.result(error_object(error))
+    speaker.complain(error)
+    return error.exit_code
+
+
+def _strangers() -> bool:
+    """Is a plugin of another distribution installed? Ours add no commands, and need not be loaded to list them."""
+    found = [getattr(entry, "dist", None) for entry in metadata.entry_points(group=GROUP)]
+    return any(dist is None or dist.name != o.DISTRIBUTION for dist in found)
+
+
+def _plugin_commands() -> dict[str, Any]:
+    """The commands that plugins add. Where one fails to, that is said on stderr, and the others are there."""
+    from .plugins import registry
+
+    found: dict[str, Any] = {}
+
+    def add(name: str, function: Callable[..., Any]) -> None:
+        single = typer.Typer(add_completion=False)
+        single.command(name)(function)
+        found[name] = typer.main.get_command(single)
+
+    for hook in registry().manager.hook.condense_commands.get_hookimpls():
+        try:
+            hook.function(*(add for _ in hook.argnames))
+        except Exception as error:  # a plugin may raise anything
+            Speaker(True).say(f"The commands of {hook.plugin_name} are left out: {type(error).__name__}: {error}")
+    return found
+
+
+# -- making and judging ---------------------------------------------------------------------------------------------
+
+app = typer.Typer(
+    cls=Commands,
+    name="condense",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=ENDS,
+    help=HELP,
+)
+
+
+@app.callback()
+def root(
+    version: o.Version = False,
+    debug: o.Debug = False,
+) -> None:
+    """Options of all commands."""
+
+
+@app.command()
+def run(
+    name: o.MethodName,
+    data: o.DataName = "digits",
+    per_class: o.PerClass = 10,
+    seed: o.Seed = 0,
+    steps: o.Steps = None,
+    device: o.Device = None,
+    settings: o.Settings = None,
+    made: o.Made = None,
+    net: o.NetName = None,
+    protocol: o.ProtocolName = None,
+    nets: o.Nets = None,
+    repeats: o.Repeats = None,
+    out: o.Out = None,
+    minutes: o.Minutes = None,
+    full: o.Full = None,
+    no_eval: o.NoEval = False,
+    data_root: o.DataRoot = None,
+    tensorboard: o.Board = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Make a condensed set and judge it, beside random images and all of the data.
+
+    The same call again goes on where it was. Ctrl-C pauses after the step; a second one ends at once.
+    """
+    from .api import default_folder
+
+    asked = {"data": data, "per_class": per_class, "seed": seed, "steps": steps, "device": device, "net": net}
+    with _reading_from(data_root):
+        settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **asked)
+        folder = out or default_folder(settled)
+        _carry_out(Speaker(as_json), settled, folder, minutes=minutes, full=full, no_eval=no_eval, board=tensorboard)
+
+
+@app.command()
+def resume(
+    folder: o.RunFolder,
+    minutes: o.Minutes = None,
+    full: o.Full = None,
+    no_eval: o.NoEval = False,
+    data_root: o.DataRoot = None,
+    tensorboard: o.Board = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Go on with a run that was paused, interrupted or killed, from its last checkpoint."""
+    from .api import stored_plan
+
+    with _reading_from(data_root):
+        settled = stored_plan(folder)
+        _carry_out(Speaker(as_json), settled, folder, minutes=minutes, full=full, no_eval=no_eval, board=tensorboard)
+
+
+def _reading_from(folder: Path | None) -> Any:
+    from .places import data_root
+
+    return data_root(folder)
+
+
+def _carry_out(
+    speaker: Speaker,
+    settled: Plan,
+    folder: Path,
+    *,
+    minutes: float | None,
+    full: bool | None,
+    no_eval: bool,
+    board: bool,
+) -> None:
+    """Make the set and judge it; say what is done, what was found, and where it lies."""
+    from . import api, observers
+    from .running import Limits
+    from .terminal import Announcer
+
+    announcer = Announcer(speaker)
+    with ExitStack() as stack:
+        watching: list[Any] = [announcer, observers.Pictures()]
+        watching.append(stack.enter_context(observers.RichProgress(speaker.progress)))
+        watching.append(stack.enter_context(observers.JsonLines()))
+        if board:
+            watching.append(stack.enter_context(observers.TensorBoard()))
+        artifact = api.carry_out(settled, folder, observers=watching, limits=Limits(minutes=minutes))
+    if not announcer.started:
+        speaker.say(f"{folder} holds this run, finished: nothing is made again")
+    _tell(speaker, artifact if no_eval else _judged(speaker, artifact, full=full))
+
+
+def _judged(speaker: Speaker, artifact: Artifact, **how: Any) -> Artifact:
+    """The artifact with its report. What is judged already is not judged again; Ctrl-C keeps what is done."""
+    from .judging import judge
+    from .running import Interrupted
+    from .terminal import JudgingBar
+
+    try:
+        with JudgingBar(speaker.progress) as bar:
+            return judge(artifact, tell=bar.tell, **how)
+    except KeyboardInterrupt:
+        problem, remedy = "was interrupted; what is judged is kept", f"Go on with: condense eval {artifact.path}"
+        raise Interrupted("judging", str(artifact.path), problem, remedy) from None
+
+
+def _tell(speaker: Speaker, artifact: Artifact) -> None:
+    """What an artifact gives, and where it and its page lie."""
+    from .report import Report
+    from .terminal import artifact_object, page_of
+
+    if artifact.report:
+        _tell_report(speaker, Report.model_validate(artifact.report))
+    speaker.say(f"artifact  {artifact.path}")
+    page = page_of(artifact.path)
+    if page:
+        speaker.say(f"report    {page}")
+    speaker.result(artifact_object(artifact))
+
+
+def _tell_report(speaker: Speaker, report: Report) -> None:
+    from .terminal import accuracy_table, doubts
+
+    speaker.show(accuracy_table(report))
+    for text in doubts(report):
+        speaker.say(text, "yellow")
+
+
+@app.command(name="eval")
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, an image folder, or an .npz file.")],
+    data: o.JudgedOn = None,
+    nets: o.Nets = None,
+    repeats: o.Repeats = None,
+    protocol: o.ProtocolName = None,
+    settings: o.Settings = None,
+    seed: o.Seed = 0,
+    random: o.Random = False,
+    full: o.Full = False,
+    normalised: o.Normalised = False,
+    device: o.Device = None,
+    data_root: o.DataRoot = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Judge an artifact, or with --data a set that somebody else made: an image folder or an .npz file."""
+    speaker, judges = Speaker(as_json), o.Judges(protocol, nets, repeats)
+    with _reading_from(data_root):
+        if data is None:
+            _eval_artifact(speaker, path, judges, o.pairs(settings), device=device, random=random, full=full)
+            return
+        settled = o.plan_of("random", judges, settings, data=data, per_class=1, seed=seed, device=device)
+        _eval_foreign(speaker, path, settled, normalised)
+
+
+def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dict[str, Any], **how: Any) -> None:
+    from .api import load, overridden
+    from .component import named
+    from .protocol import Protocol
+
+    if path.is_file() or (path.is_dir() and not (path / "manifest.json").exists() and not (path / ".run").is_dir()):
+        problem = "is no artifact; a set that somebody else made is judged on the test images of a data set"
+        raise BadValue("path", str(path), problem, "Say on which, with --data.")
+    artifact = load(path)
+    rules = artifact.plan.protocol
+    if judges.protocol is not None:
+        rules = named(Protocol, judges.protocol)  # type: ignore[type-abstract]
+    changes = {key.removeprefix("protocol."): value for key, value in settings.items()}
+    changes = {**judges.changes(artifact.plan), **changes}
+    rules = overridden(rules, changes) if rules and changes else rules
+    _tell(speaker, _judged(speaker, artifact, protocol=rules, **how))
+
+
+def _eval_foreign(speaker: Speaker, path: Path, settled: Plan, normalised: bool) -> None:
+    from .judging import judge_foreign
+    from .terminal import JudgingBar, rows_object
+
+    with JudgingBar(speaker.progress) as bar:
+        report = judge_foreign(path, settled, normalised=normalised, tell=bar.tell)
+    _tell_report(speaker, report)
+    speaker.result({"set": str(path), "data": settled.data.label, "rows": rows_object(report.dump()["rows"])})
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+@app.command(name="list")
+def listing(as_json: o.AsJson = False) -> None:
+    """Name the methods that are installed, and the data sets, networks and protocols."""
+    from .axes import Net
+    from .data import Data
+    from .plugins import registry
+    from .protocol import Protocol
+    from .terminal import columns
+
+    speaker, found = Speaker(as_json), registry()
+    methods = [
+        {"name": name, "paper": method.paper, "from": plugin.distribution, "title": method.title}
+        for name, (method, plugin) in found.recipes().items()
+    ]
+    speaker.show(columns(("method", "paper", "from", "what it does"), [tuple(row.values()) for row in methods]))
+    others = {axis.axis: list(found.members(axis)) for axis in (Data, Net, Protocol)}
+    for axis, names in others.items():
+        speaker.say(f"{axis}: {', '.join(names)}")
+    broken = [plugin.module for plugin in found.plugins if plugin.error]
+    if broken:
+        speaker.say(f"did not load: {', '.join(broken)} (the reasons: condense plugins)", "yellow")
+    speaker.result({"methods": methods, **others, "broken": broken})
+
+
+@app.command()
+def show(
+    name: o.MethodName,
+    data: o.DataName = "digits",
+    per_class: o.PerClass = 10,
+    settings: o.Settings = None,
+    made: o.Made = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Print a method's recipe as data, each line a path that --set takes and its value, and the published figures.
+
+    The recipe is that for a data set and a budget, with the settings that were published for them.
+    """
+    from .plugins import registry
+    from .published import rows
+    from .terminal import as_text, figure, leaves
+
+    speaker, method = Speaker(as_json), registry().recipe(name)
+    settled = o.plan_of(name, o.Judges(), settings, made, data=data, per_class=per_class)
+    rules = settled.protocol.dump() if settled.protocol else {}
+    published = [row for row in rows(method) if row.accuracy is not None]
+    speaker.say(f"{method.title} ({method.paper})" if method.paper else method.title, "bold")
+    speaker.say(f"on {settled.data.label}, {per_class} images per class:")
+    for path, value in [*leaves(settled.recipe.dump()), *leaves(rules, "protocol")]:
+        speaker.say(f"  {path}={as_text(value)}")
+    for row in published:
+        speaker.say(figure(row))
+    facts = {"name": name, "title": method.title, "paper": method.paper, "protocol": rules}
+    figures = [row.model_dump(exclude_defaults=True) for row in published]
+    speaker.result({**facts, "recipe": settled.recipe.dump(), "published": figures})
+
+
+@app.command()
+def plugins(as_json: o.AsJson = False) -> None:
+    """Name every plugin with its distribution, version, parts and recipes, and the broken ones with the reason."""
+    from .plugins import registry
+    from .terminal import by_axis, plugin_object
+
+    speaker, found = Speaker(as_json), registry().plugins
+    for plugin in found:
+        speaker.say(f"{plugin.name}  {plugin.module}  {plugin.distribution} {plugin.version}", "bold")
+        if plugin.error:
+            speaker.say(f"  did not load: {plugin.error}", "red")
+        if plugin.recipes:
+            speaker.say(f"  recipes: {', '.join(sorted(plugin.recipes))}")
+        for axis, names in by_axis(plugin).items():
+            speaker.say(f"  {axis}: {', '.join(names)}")
+    speaker.result({"plugins": [plugin_object(plugin) for plugin in found]})
+
+
+@app.command()
+def export(folder: o.RunFolder, to: o.To, as_json: o.AsJson = False) -> None:
+    """Write the images of an artifact for other programs: PNG files in a folder for each class, or an .npz file."""
+    from .api import load
+    from .export import export as write
+
+    speaker = Speaker(as_json)
+    written = write(load(folder), to)
+    speaker.say(f"written   {written}")
+    speaker.result({"artifact": str(folder), "to": str(written)})
+
+
+if importlib.util.find_spec("condense.reproduce"):
+    from . import reproduce
+
+    app.command(name="reproduce")(reproduce.command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `condense`: never returns. The exit code is 0 only on success; the others stand in the help."""
+    app(args=arguments, prog_name="condense")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Judging a set beside what it is compared with, and storing what was found in its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import execution, html
+from .api import open_run
+from .artifact import Artifact
+from .baselines import full_data, full_data_is_made, random_images
+from .checkpoint import Lock, private_folder
+from .errors import BadValue
+from .evaluate import Candidate, Progress, Protocol, evaluate
+from .foreign import open_foreign
+from .places import cache_folder
+from .recipe import Execution, Plan
+from .report import Report
+from .running import Limits, Run
+
+Tell = Callable[[Progress, str], None]  # where the judge is, and what it judges
+
+
+def judge(
+    artifact: Artifact,
+    *,
+    protocol: Protocol | None = None,
+    random: bool = True,
+    full: bool | None = None,
+    device: str | None = None,
+    observers: Iterable[Any] = (),
+    tell: Tell | None = None,
+) -> Artifact:
+    """Judge the set, random real images in the same number, and networks trained on all of the data.
+
+    protocol: None for the plan's. random: with the baseline (a set of random images has none). full: None for yes on
+    embedded data, and where these networks are cached. device: None for the plan's. What is found is merged with what
+    the artifact's report holds, and stored in it with `report.html`; returns the artifact as it is now. Networks that
+    are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
+    Raises `BadValue` where the artifact was judged by another protocol, `InUse` where another process judges it.
+    """
+    settled = on_device(artifact.plan, device)
+    rules = protocol or judged_by(settled)
+    opened = open_run(settled, None, observers, Limits())
+    with Lock(private_folder(artifact.path)), execution.using(execution.passes(settled.execution)):
+        report = Report.model_validate(artifact.report or {})
+        for found in _reports(artifact, opened, rules, random, full, tell):
+            report = report.merge(found)
+        page = html.report_page(artifact, report).encode()
+        done = artifact.update(report=report.dump(), extra={"report.html": page})
+    opened.hooks.hook.condense_evaluated(artifact=done, report=report)
+    return done
+
+
+def _reports(
+    artifact: Artifact, opened: Run, rules: Protocol, random: bool, full: bool | None, tell: Tell | None
+) -> Iterable[Report]:
+    """One report after the other, each judged when it is asked for."""
+    how: dict[str, Any] = {"seed": artifact.plan.seed, "device": opened.device, "folder": artifact.path}
+    baseline = artifact.plan.method == "random"
+    own = Candidate.of(artifact)
+    yield evaluate(own, opened.splits, rules, progress=about(tell, "condensed images"), **how)
+    if random and not baseline:
+        yield evaluate(random_images(opened), opened.splits, rules, progress=about(tell, "random images"), **how)
+    if full or (full is None and (artifact.plan.data.embedded or full_data_is_made(opened, rules))):
+        yield full_data(opened, rules, about(tell, "full data"))
+
+
+def judged_by(settled: Plan) -> Protocol:
+    if settled.protocol is None:
+        raise BadValue("protocol", None, "is not said by the plan", "Name one: --protocol vico.")
+    return settled.protocol
+
+
+def about(tell: Tell | None, what: str) -> Callable[[Progress], None] | None:
+    return None if tell is None else lambda progress: tell(progress, what)
+
+
+def on_device(settled: Plan, device: str | None) -> Plan:
+    """The plan, computed elsewhere; its digest does not change what is judged."""
+    if device is None:
+        return settled
+    return settled.model_copy(update={"execution": Execution(device=device)})
+
+
+def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, tell: Tell | None = None) -> Report:
+    """Judge a set that somebody else made, an image folder or an `.npz`, by the protocol of `settled` on its data.
+
+    settled: a plan, of which data, preprocessing, protocol, seed and execution count. Networks that are judged are kept
+    in the cache folder. Raises what `open_foreign` raises.
+    """
+    device = torch.device(settled.execution.device)
+    splits = settled.data.open(device)
+    transform = settled.recipe.preprocess.fit(splits.train, splits.facts).to(device)
+    data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
+    candidate = Candidate(data, transform, Path(path).name)
+    with execution.using(execution.passes(settled.execution)):
+        return evaluate(
+            candidate,
+            splits,
+            judged_by(settled),
+            seed=settled.seed,
+            device=device,
+            folder=cache_folder() / "judged",
+            progress=about(tell, candidate.method),
+        )
+
+
+__all__ = ["judge", "judge_foreign"]

@@ -1,0 +1,138 @@
+"""The options of the command line, each spelt once, and what is read out of their texts."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import BadValue, nearest
+
+if TYPE_CHECKING:
+    from .axes import Net
+    from .recipe import Plan, Published
+
+DISTRIBUTION = "condense-kit"  # as in condense.plugins, which is not imported here
+
+
+def _json(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta["json"] = value  # where the group of commands finds it when a command fails
+    return value
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"condense {metadata.version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+def _option(spelling: str, metavar: str, help: str) -> Any:
+    return typer.Option(spelling, metavar=metavar, help=help)
+
+
+MethodName = Annotated[str, typer.Argument(metavar="NAME", help="A method; `condense list` names them.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+
+DataName = Annotated[str, _option("--data", "SET", "A data set; `condense list` names them.")]
+JudgedOn = Annotated[str | None, _option("--data", "SET", "What a set that somebody else made is judged on.")]
+PerClass = Annotated[int, _option("--per-class", "N", "Images of each class.")]
+Seed = Annotated[int, _option("--seed", "S", "The seed of everything that is drawn.")]
+Steps = Annotated[int | None, _option("--steps", "K", "Outer steps (default: as published).")]
+Device = Annotated[str | None, _option("--device", "D", "cpu, cuda or cuda:0 (default: cuda if there is one).")]
+Settings = Annotated[
+    list[str] | None,
+    _option("--set", "PATH=VALUE", "A leaf of the recipe, or below protocol. or execution. (see condense show)."),
+]
+Made = Annotated[list[str] | None, _option("--with", "KEY=VALUE", "An argument of the method's own function.")]
+NetName = Annotated[str | None, _option("--net", "NET", "The network, of the method and of the judge.")]
+ProtocolName = Annotated[str | None, _option("--protocol", "NAME", "How the set is judged (default: as published).")]
+Nets = Annotated[str | None, _option("--nets", "A,B,C", "The networks that judge.")]
+Repeats = Annotated[int | None, _option("--repeats", "N", "How many networks of each kind judge (default: 5).")]
+Out = Annotated[Path | None, _option("--out", "DIR", "Where the artifact goes (default: runs/NAME-SET-N-SEED).")]
+Minutes = Annotated[float | None, _option("--minutes", "T", "Pause at a checkpoint after so many minutes.")]
+DataRoot = Annotated[Path | None, _option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
+To = Annotated[Path, _option("--to", "FOLDER", "A new folder, or a file whose name ends in .npz.")]
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and end.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+Full = Annotated[
+    bool | None,
+    typer.Option("--full/--no-full", help="Judge networks that saw all of the data, too (default: if it is cheap)."),
+]
+NoEval = Annotated[bool, typer.Option("--no-eval", help="Make the set, and do not judge it.")]
+Random = Annotated[bool, typer.Option("--random", help="Judge as many random real images, too.")]
+Normalised = Annotated[bool, typer.Option("--normalised", help="The .npz file holds the networks' own inputs.")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write the losses to DIR/.run/tensorboard, too.")]
+AsJson = Annotated[bool, typer.Option("--json", callback=_json, is_eager=True, help="Print one JSON object.")]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What the command line says of the judge."""
+
+    protocol: str | None = None
+    nets: str | None = None
+    repeats: int | None = None
+
+    def changes(self, settled: Plan) -> dict[str, Any]:
+        """Leaves of the protocol, by dotted path below it."""
+        nets = [] if self.nets is None else [net.dump() for net in named_nets(self.nets, settled)]
+        return {**({"nets": nets} if nets else {}), **({} if self.repeats is None else {"repeats": self.repeats})}
+
+
+def named_nets(text: str, settled: Plan) -> list[Net]:
+    """Networks by name. One that the plan uses is taken with its settings there: their depth suits the images."""
+    from .api import as_net
+    from .axes import Net
+
+    known = {part.name: part for part in settled.recipe.walk() if isinstance(part, Net)}
+    known |= {net.name: net for net in (settled.protocol.nets if settled.protocol else ())}
+    return [known[name] if name in known else as_net(name) for name in (part.strip() for part in text.split(","))]
+
+
+def pairs(texts: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
+    """`PATH=VALUE` texts as a mapping. A value is read as JSON; what is no JSON is text."""
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise BadValue(option, text, "is not of the form PATH=VALUE", f"For example: {option} outer.steps=100.")
+        found[path.strip()] = _parsed(value)
+    return found
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def factory_options(method: Published, name: str, texts: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments of a method's function, checked by its signature."""
+    options = pairs(texts, "--with")
+    known = [key for key in inspect.signature(method.make).parameters if key != "per_class"]
+    for key in options:
+        if key not in known:
+            raise BadValue("--with", key, f"is no argument of {name}", nearest(key, known))
+    return options
+
+
+def plan_of(
+    name: str, judges: Judges, texts: Sequence[str] | None = None, made: Sequence[str] | None = None, **planned: Any
+) -> Plan:
+    """The plan that the command line asks for; `planned` are arguments of `condense.plan`."""
+    from .api import plan
+    from .plugins import registry
+
+    planned |= {"options": factory_options(registry().recipe(name), name, made), "protocol": judges.protocol}
+    settings = pairs(texts)
+    settled = plan(name, settings=settings, **planned)
+    changes = {f"protocol.{key}": value for key, value in judges.changes(settled).items()}
+    return plan(name, settings={**changes, **settings}, **planned) if changes else settled

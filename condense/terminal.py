@@ -1,0 +1,228 @@
+"""What the command line prints: sentences and tables for people, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .errors import CondenseError
+    from .evaluate import Progress as Judged
+    from .plugins import Plugin
+    from .published import Row as Figure
+    from .recipe import Plan
+    from .report import Report, Row
+    from .running import Run
+
+NAMELESS = ("recipe", "outer", "group")  # axes with one member
+KINDS = {"full": "full data", "random": "random images", "condensed": "condensed images"}  # in the order of tables
+
+
+class Speaker:
+    """Where words go: results to stdout, progress and errors to stderr. With `--json`, one object is all of stdout."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.progress = Console(stderr=True, width=_width(sys.stderr))
+        self.console = Console(quiet=as_json, width=_width(sys.stdout))
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line, never wrapped, so that a path in it can be copied."""
+        self.console.print(Text(text, style), soft_wrap=True, highlight=False)
+
+    def show(self, table: Table) -> None:
+        self.console.print(table)
+
+    def complain(self, error: CondenseError) -> None:
+        """The error in one sentence, on stderr."""
+        self.progress.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True, highlight=False)
+
+    def result(self, data: Mapping[str, Any]) -> None:
+        """The one JSON object, where it was asked for."""
+        if self.as_json:
+            print(json.dumps(data, sort_keys=True))
+
+
+def _width(stream: TextIO) -> int | None:
+    """None: as wide as the terminal. Where there is none, wide enough that lines need not be broken."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else 160
+
+
+class Announcer:
+    """An observer that says, before the first step, what runs where."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.speaker, self.started = speaker, False
+
+    @hookimpl(tryfirst=True)
+    def condense_started(self, run: Run) -> None:
+        self.started = True
+        self.speaker.say(first_line(run.plan))
+
+
+class JudgingBar:
+    """How far the judge is: a bar on a terminal, elsewhere a line for each network that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (TextColumn("judging {task.description}"), BarColumn(None), TextColumn("{task.fields[told]}"))
+        self.bar = Progress(*columns, console=console, refresh_per_second=4, disable=not console.is_terminal)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def tell(self, at: Judged, what: str) -> None:
+        """For `judge(tell=...)`: one bar for each set and architecture."""
+        name = f"{what}, {at.net}"
+        told = f"network {min(at.of, int(at.done) + 1)} of {at.of}, {100 * at.accuracy:.1f} %"
+        if self.console.is_terminal:
+            known = {task.description: task.id for task in self.bar.tasks}
+            task = known[name] if name in known else self.bar.add_task(name, total=at.of, told="")
+            self.bar.update(task, completed=at.done, told=told)
+        elif at.done == int(at.done):
+            told = f"network {int(at.done)} of {at.of}, {100 * at.accuracy:.1f} %"
+            self.console.print(Text(f"judging {name}: {told}"), soft_wrap=True)
+
+
+def first_line(settled: Plan) -> str:
+    """What runs where."""
+    from torch import device
+
+    from .machine import machine
+
+    computing = settled.execution
+    size = settled.recipe.budget.dump().get("n")
+    words = [
+        f"{settled.method} on {settled.data.label}",
+        f"{size} images per class" if size is not None else f"budget {settled.recipe.budget.name}",
+        f"{settled.recipe.outer.steps:,} steps",
+        f"seed {settled.seed}",
+        f"{computing.device} ({machine(device(computing.device))['device']})",
+        computing.precision,
+    ]
+    return ", ".join(words)
+
+
+def accuracy_table(report: Report) -> Table:
+    """Every row of the report: what networks were trained on, and how often they are right on the test images."""
+    rows = sorted(report.rows, key=lambda row: list(KINDS).index(row.kind))
+    judged = sorted({row.protocol for row in rows if row.kind != "full"})
+    title = f"Accuracy on the {rows[0].split} images, protocol {', '.join(judged)}" if rows else "Nothing judged"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("trained on", "network"):
+        table.add_column(name, no_wrap=name == "trained on")
+    for name in ("images", "accuracy, %", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, (called(row), row.net, f"{row.images:,}", percent(row), str(row.n))))
+    return table
+
+
+def called(row: Row) -> str:
+    """What networks were trained on: `condensed images`; a set of random images is called what it is."""
+    return KINDS["random"] if row.method == "random" else KINDS[row.kind]
+
+
+def percent(row: Row) -> str:
+    """`91.3 +- 0.5`, in per cent."""
+    return f"{100 * row.mean:.1f} +- {100 * row.std:.1f}"
+
+
+def doubts(report: Report) -> list[str]:
+    return [f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()]
+
+
+def artifact_object(artifact: Artifact) -> dict[str, Any]:
+    """What `--json` prints of an artifact: where it lies, what it is, what it gives."""
+    settled = artifact.plan
+    return {
+        "artifact": str(artifact.path),
+        "report": page_of(artifact.path),
+        "method": settled.method,
+        "data": settled.data.label,
+        "images": len(artifact.sampler()),
+        "steps": settled.recipe.outer.steps,
+        "seed": settled.seed,
+        "plan": settled.digest(),
+        "seconds": artifact.provenance.get("seconds"),
+        "stored": artifact.stored,
+        "rows": rows_object((artifact.report or {}).get("rows", [])),
+    }
+
+
+def page_of(folder: Path) -> str | None:
+    page = folder / "report.html"
+    return str(page) if page.is_file() else None
+
+
+def rows_object(rows: Any) -> list[dict[str, Any]]:
+    """The rows of a report in short; all of it stands in report.json."""
+    keys = ("kind", "method", "images", "protocol", "net", "mean", "std", "n", "best", "seconds", "seed", "warnings")
+    return [{key: row[key] for key in keys} for row in rows]
+
+
+def error_object(error: CondenseError) -> dict[str, Any]:
+    """What `--json` prints of an error."""
+    told = {key: str(getattr(error, key)) for key in ("field", "value", "problem", "remedy")}
+    return {"error": {"type": type(error).__name__, "exit_code": error.exit_code, "message": str(error), **told}}
+
+
+def figure(row: Figure) -> str:
+    """A published figure, in one line."""
+    spread = "" if row.std is None else f" +- {row.std:g}"
+    budget = "any number" if row.per_class is None else str(row.per_class)
+    return f"published: {row.data or 'any data'}, {budget} per class: {row.accuracy:g}{spread} % ({row.source})"
+
+
+def plugin_object(plugin: Plugin) -> dict[str, Any]:
+    """What `--json` prints of a plugin."""
+    facts = {key: getattr(plugin, key) for key in ("name", "module", "distribution", "version", "error")}
+    return {**facts, "parts": by_axis(plugin), "recipes": sorted(plugin.recipes)}
+
+
+def by_axis(plugin: Plugin) -> dict[str, list[str]]:
+    """The names of a plugin's parts, by axis."""
+    axes = sorted({part.axis for part in plugin.parts})
+    return {axis: sorted(part.name for part in plugin.parts if part.axis == axis) for axis in axes}
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts; markup in them is shown as it is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="fold", no_wrap=head != heads[-1])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def leaves(data: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every leaf of JSON data under its dotted path; a component is its name, and below it its settings."""
+    if isinstance(data, Mapping) and data:
+        here = [(path, data["name"])] if "name" in data and data["name"] not in NAMELESS and path else []
+        settings = {key: value for key, value in data.items() if key != "name"}
+        return here + [leaf for key, value in settings.items() for leaf in leaves(value, f"{path}.{key}".lstrip("."))]
+    elif isinstance(data, list) and any(isinstance(item, Mapping | list) for item in data):
+        return [leaf for i, value in enumerate(data) for leaf in leaves(value, f"{path}.{i}")]
+    return [(path, data)]
+
+
+def as_text(value: Any) -> str:
+    """A value as --set reads it: JSON, and text as it stands."""
+    return value if isinstance(value, str) else json.dumps(value)
