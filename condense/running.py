@@ -40,6 +40,12 @@ class Paused(CondenseError):
     exit_code = 75
 
 
+class Interrupted(Paused):
+    """Paused by Ctrl-C."""
+
+    exit_code = 130
+
+
 @dataclass
 class Limits:
     """When to save and when to pause: seconds between checkpoints (or every so many steps), minutes in all."""
@@ -130,7 +136,8 @@ class Run:
                 return
             if pause and done < steps:
                 remedy = f"Resume with: condense resume {self.folder}" if self.folder else "Nothing was stored."
-                raise Paused("run", f"{done} of {steps} steps", pause, remedy)
+                kind = Interrupted if self.interrupted.is_set() else Paused
+                raise kind("run", f"{done} of {steps} steps", pause, remedy)
         self.watch.check()
 
     def _restore(self, kept: Checkpoints | None, name: str, state: Mapping[str, Stateful]) -> int:
