@@ -67,7 +67,7 @@ class Registry:
         members = self.members(axis)
         if name in members:
             return members[name]
-        context = {"axis": axis.axis, "name": repr(name), "known": listed(members)}
+        context = {"axis": axis.axis, "name": repr(name), "known": listed(members), "got": name}
         remedy = f"{meant(name, members)}{self.missing()}".strip()
         raise PydanticCustomError("component", "no {axis} named {name}; known: {known}", {**context, "remedy": remedy})
 
