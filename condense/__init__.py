@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import load, plan, resume, run
     from .hookspecs import hookimpl
+    from .judging import judge
 
-_WHERE = {"load": "api", "plan": "api", "resume": "api", "run": "api", "hookimpl": "hookspecs"}
+_WHERE = {"judge": "judging", "load": "api", "plan": "api", "resume": "api", "run": "api", "hookimpl": "hookspecs"}
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-__all__ = ["hookimpl", "load", "plan", "resume", "run"]
+__all__ = ["hookimpl", "judge", "load", "plan", "resume", "run"]

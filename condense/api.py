@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from .engine import condense
 from .errors import BadValue, InUse
 from .evaluate import Protocol
 from .given import as_data
-from .memory import check_memory
+from .machine import machine, peak_memory
+from .memory import check_memory, cost
 from .plugins import registry, run_manager, versions
 from .published import Row, settings_for
 from .recipe import Execution, Plan, Recipe, check_recipe, replaced
@@ -97,6 +97,7 @@ def as_net(value: Any) -> Net:
 
 
 def with_net(recipe: Recipe, judged: Protocol, network: Net) -> tuple[Recipe, Protocol]:
+    """Both with `network` in place of every network they name."""
     return recipe.rewrite(Net, lambda _: network), judged.with_(nets=(network,))
 
 
@@ -139,10 +140,27 @@ def run(
     return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
 
 
-def resume(path: str | Path, *, observers: Iterable[Any] = (), minutes: float | None = None) -> Artifact:
-    """Go on with the run in the folder `path` from its last checkpoint; a finished one is just opened."""
+def resume(
+    path: str | Path,
+    *,
+    data: Any = None,
+    net: Any = None,
+    observers: Iterable[Any] = (),
+    minutes: float | None = None,
+) -> Artifact:
+    """Go on with the run in the folder `path` from its last checkpoint; a finished one is just opened.
+
+    data, net: what was given to `run` as live examples or as a callable, which no file holds. Raises `BadValue` where it
+    is missing or is not what the run began with; otherwise as `run`.
+    """
     folder = Path(path)
-    return carry_out(stored_plan(folder), folder, observers=observers, limits=Limits(minutes=minutes))
+    settled = stored_plan(folder)
+    if data is not None:
+        settled = settled.model_copy(update={"data": as_data(data)})
+    if net is not None:
+        recipe, judged = with_net(settled.recipe, settled.protocol, as_net(net))
+        settled = settled.model_copy(update={"recipe": recipe, "protocol": judged})
+    return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
 
 
 def default_folder(settled: Plan) -> Path:
@@ -161,13 +179,12 @@ def stored_plan(folder: Path) -> Plan:
         raise bad_value(error, str(path)) from None
 
 
-def carry_out(
-    settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None
-) -> Artifact:
+def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None) -> Artifact:
     """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact."""
+    started = open_run(settled, folder, observers, limits or Limits())
+    settled = started.plan
     if holds(folder, settled) == "finished":
         return load(folder)
-    started = open_run(settled, folder, observers, limits or Limits())
     with Lock(private_folder(folder)):
         files.write_json(folder / ".run" / "plan.json", settled.model_dump(mode="json"))
         with started.interruptible(), execution.using(execution.passes(settled.execution)):
@@ -200,7 +217,8 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     check_recipe(recipe, started.task)
     check_memory(recipe, splits.train, device)
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
-    return started
+    computing = execution.settled(settled.execution, cost(recipe, splits.train))
+    return replace(started, plan=settled.model_copy(update={"execution": computing}))
 
 
 def provenance(done: Run) -> dict[str, Any]:
@@ -222,27 +240,6 @@ def provenance(done: Run) -> dict[str, Any]:
         "assets": done.assets.used,
         "notes": {key: value for key, value in done.notes.items() if key != "seconds"},
     }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {"device": name, "threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.machine()}"}
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device where it is a GPU, else the largest resident size of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 __all__ = ["carry_out", "load", "plan", "resume", "run"]

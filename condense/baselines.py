@@ -9,12 +9,27 @@ import pluggy
 
 from . import hookspecs
 from .axes import Asset, Net, Rule, Schedule
-from .component import named
-from .data import Sampler
+from .checkpoint import private_folder
+from .component import digest, named
+from .data import Sampler, Source
 from .engine import condense
-from .evaluate import Candidate, Progress, answers, as_row, headline, preprocessing, shown, trial
+from .evaluate import (
+    JUDGED,
+    Candidate,
+    Kept,
+    Progress,
+    Trial,
+    answers,
+    as_row,
+    headline,
+    held_out,
+    preprocessing,
+    shown,
+    trial,
+)
 from .fit import Fit
 from .machine import fresh_peak
+from .places import cache_folder
 from .plugins import GROUP, registry
 from .protocol import Protocol
 from .report import Report, Row
@@ -47,35 +62,46 @@ def full_data_is_made(run: Run, protocol: Protocol) -> bool:
 def full_data(run: Run, protocol: Protocol, progress: Callable[[Progress], None] | None = None) -> Report:
     """A row of kind `full` for each architecture: trained by `full_fit` on the whole training split of the run.
 
-    The networks are assets: made once, resumable one by one. Of the protocol, nets, repeats, metrics and split count.
+    The networks are assets: made once, resumable one by one; what they scored and how long they took is kept too.
+    Of the protocol, nets, repeats, metrics and split count.
     """
     return Report(rows=tuple(_full_row(run, net, protocol, progress) for net in protocol.nets))
 
 
 def _full_row(run: Run, net: Net, protocol: Protocol, progress: Callable[[Progress], None] | None) -> Row:
     splits, trials = run.splits, []
-    test = splits.test if protocol.split == "test" or splits.validation is None else splits.validation
-    fit = full_fit(splits.train)
+    test = held_out(splits, protocol)
+    networks = full_networks(run, net, protocol.repeats)
+    key = digest([run.assets.key(networks[0]), test.provenance(), [metric.dump() for metric in protocol.metrics]])
+    kept = Kept(private_folder(cache_folder() / "full-data") / JUDGED, key)
     fresh_peak(run.device)
-    for i, asset in enumerate(full_networks(run, net, protocol.repeats)):
-        started = time.monotonic()
-        network = fit.begin(run.assets.get(asset), run.rng)
-        scores, y = answers(network, test)
-        accuracy = headline(protocol, scores[0], y, test)
-        curve = [(fit.length(splits.train), accuracy)]
-        trials.append(trial(protocol, scores[0], curve, y, test, time.monotonic() - started))
+    for i, asset in enumerate(networks):
+        found = kept.find(net, i)
+        if found is None:
+            found = _full_trial(run, asset, protocol, test)
+            kept.add(net, i, found)
+        trials.append(found)
         if progress is not None:
-            progress(Progress(shown(net), i + 1, protocol.repeats, accuracy))
+            progress(Progress(shown(net), i + 1, protocol.repeats, found.curve[-1][1]))
     about = {
         "kind": "full",
         "method": "full data",
         "images": len(splits.train),
         "labels": "hard",
         "protocol": "full-data",
-        "rules": fit.digest(),
+        "rules": full_fit(splits.train).digest(),
         **preprocessing(run.transform),
     }
     return as_row(about, net, test, protocol.split, run.plan.seed, trials)
+
+
+def _full_trial(run: Run, asset: Asset, protocol: Protocol, test: Source) -> Trial:
+    """Make the network if the cache has none, and test it once."""
+    started, train = time.monotonic(), run.splits.train
+    fit = full_fit(train)
+    scores, y = answers(fit.begin(run.assets.get(asset), run.rng), test)
+    curve = [(fit.length(train), headline(protocol, scores[0], y, test))]
+    return trial(protocol, scores[0], curve, y, test, time.monotonic() - started)
 
 
 def random_images(run: Run) -> Candidate:

@@ -93,7 +93,7 @@ def _plugin_commands() -> dict[str, Any]:
         try:
             hook.function(*(add for _ in hook.argnames))
         except Exception as error:  # a plugin may raise anything
-            Speaker(True).say(f"The commands of {hook.plugin_name} are left out: {type(error).__name__}: {error}")
+            Speaker().warn(f"The commands of {hook.plugin_name} are left out: {type(error).__name__}: {error}")
     return found
 
 
@@ -331,13 +331,14 @@ def show(
     made: o.Made = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Print a method's recipe as data, each line a path that --set takes and its value, and the published figures.
+    """Print a method's recipe as data, and the published figures.
 
-    The recipe is that for a data set and a budget, with the settings that were published for them.
+    The recipe is that for a data set and a budget, with the settings that were published for them. A line `path=value`
+    is a setting as --set takes it; `path: name` is a part, which --set path=NAME replaces with all of its settings.
     """
     from .plugins import registry
     from .published import rows
-    from .terminal import as_text, figure, leaves
+    from .terminal import figure, settings_of
 
     speaker, method = Speaker(as_json), registry().recipe(name)
     settled = o.plan_of(name, o.Judges(), settings, made, data=data, per_class=per_class)
@@ -345,8 +346,8 @@ def show(
     published = [row for row in rows(method) if row.accuracy is not None]
     speaker.say(f"{method.title} ({method.paper})" if method.paper else method.title, "bold")
     speaker.say(f"on {settled.data.label}, {per_class} images per class:")
-    for path, value in [*leaves(settled.recipe.dump()), *leaves(rules, "protocol")]:
-        speaker.say(f"  {path}={as_text(value)}")
+    for line in [*settings_of(settled.recipe.dump()), *settings_of(rules, "protocol")]:
+        speaker.say(f"  {line}")
     for row in published:
         speaker.say(figure(row))
     facts = {"name": name, "title": method.title, "paper": method.paper, "protocol": rules}

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from . import files
+from . import execution, files
 from .axes import Net, Transform
 from .checkpoint import private_folder
 from .component import digest
@@ -60,9 +60,9 @@ class Candidate:
 
     @staticmethod
     def of(artifact: Artifact) -> Candidate:
-        return Candidate(
-            artifact.sampler(), artifact.transform, artifact.plan.method, labels=artifact.recipe.labels.name
-        )
+        method = artifact.plan.method
+        kind: Kind = "random" if method == "random" else "condensed"
+        return Candidate(artifact.sampler(), artifact.transform, method, kind, artifact.recipe.labels.name)
 
     def about(self) -> dict[str, Any]:
         """The fields of a row that say what was judged."""
@@ -136,20 +136,25 @@ def evaluate(
     candidate = (judged if isinstance(judged, Candidate) else Candidate.of(judged)).to(device)
     test = tested(splits, protocol, candidate)
     protocol.admit(candidate.data.task)
-    key = [protocol.rules_digest(), candidate.digest(), digest(test.provenance()), seed, machine(device)["device"]]
+    key = [protocol.rules_digest(), candidate.digest(), digest(test.provenance()), seed, hardware(device)]
     kept = Kept(None if folder is None else private_folder(folder) / JUDGED, digest(key))
     together = device.type == "cuda" if together is None else together
     judge = Judge(candidate, test, protocol, protocol.fit(candidate.data), seed, kept, together, progress)
     return Report(rows=tuple(judge.row(net) for net in protocol.nets))
 
 
-def tested(splits: Splits, protocol: Protocol, candidate: Candidate) -> Source:
-    """The split that networks are tested on, through the candidate's own transform."""
-    raw = splits.test if protocol.split == "test" else splits.validation
-    if raw is None:
+def held_out(splits: Splits, protocol: Protocol) -> Source:
+    """The split that networks are tested on."""
+    found = splits.test if protocol.split == "test" else splits.validation
+    if found is None:
         remedy = "Give the data a `validation` share, or judge on test."
         raise BadValue("protocol.split", protocol.split, "is a split that this data set does not have", remedy)
-    test, task = raw.encoded(candidate.transform), candidate.data.task
+    return found
+
+
+def tested(splits: Splits, protocol: Protocol, candidate: Candidate) -> Source:
+    """The split that networks are tested on, through the candidate's own transform, once classes and size agree."""
+    test, task = held_out(splits, protocol).encoded(candidate.transform), candidate.data.task
     if test.task.classes != task.classes:
         remedy = "Name the classes of the set as the data set does, in the same order."
         problem = f"are not the classes of the data set in its order: {test.task.classes}"
@@ -178,7 +183,7 @@ def answers(loop: Loop, test: Source, networks: int = 1) -> tuple[Tensor, Tensor
     chunk = max(1, CHUNK.get(test.device.type, 4096) // networks)
     scores, targets = [], []
     for batch in test.sweep(chunk):
-        scores.append(test.task.scores(loop.predict(batch.x)))
+        scores.append(test.task.scores(loop.predict(batch.x, test.task.form)))
         targets.append(batch.y)
     return torch.cat(scores, dim=1), torch.cat(targets)
 
@@ -273,11 +278,15 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
         "numbers": {name: [t.numbers[name] for t in trials] for name in trials[0].numbers},
         "seconds": round(sum(t.seconds for t in trials), 2),
         "peak_memory_bytes": peak_memory(test.device),
-        "hardware": machine(test.device),
+        "hardware": hardware(test.device),
         "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
         "warnings": {name: text for t in trials for name, text in t.warnings.items()},
     }
     return Row.model_validate({**about, **fields})
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    return {**machine(device), "passes": execution.current().kind}
 
 
 def shown(net: Net) -> str:

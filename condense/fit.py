@@ -17,7 +17,7 @@ from . import execution
 from .axes import Augment, Learn, Loss, OwnLoss, Rule, Schedule, TaskLoss
 from .data import Sampler
 from .rng import Rng, seeded
-from .task import Batch
+from .task import Batch, Form
 
 
 class Constant(Schedule):
@@ -114,7 +114,7 @@ class Loop(ABC):
         """Draw, differentiate, update; returns the loss before the update."""
 
     @abstractmethod
-    def predict(self, x: Any) -> Tensor:
+    def predict(self, x: Any, form: Form) -> Tensor:
         """Logits of one batch of examples in evaluation mode, (networks, N, outputs)."""
 
 
@@ -156,11 +156,9 @@ class Training(Loop):
         replace_values(self.params, updated)
         return value
 
-    def predict(self, x: Any) -> Tensor:
+    def predict(self, x: Any, form: Form) -> Tensor:
         self.module.eval()
-        with torch.no_grad():
-            logits: Tensor = self.module(x)
-        return logits.unsqueeze(0)
+        return execution.current().logits(self.module, x, form).unsqueeze(0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"at": self.at, "rule": dict(self.state)}
@@ -197,7 +195,7 @@ class Crowd(Loop):
             return False
         try:
             blank = data.task.form.to(data.task.form.blank(data.task, 2), data.device)
-            Crowd(fit, [copy.deepcopy(module), copy.deepcopy(module)], []).predict(blank)
+            Crowd(fit, [copy.deepcopy(module), copy.deepcopy(module)], []).predict(blank, data.task.form)
         except (RuntimeError, ValueError, NotImplementedError):
             return False
         return True
@@ -228,7 +226,7 @@ class Crowd(Loop):
         means: Tensor = values.detach()
         return means
 
-    def predict(self, x: Any) -> Tensor:
+    def predict(self, x: Any, form: Form) -> Tensor:
         for module in self.modules:
             module.eval()
         with torch.no_grad():

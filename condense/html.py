@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ def report_page(artifact: Artifact, report: Report) -> str:
 def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
     """What was done, in one line; what it gives, in one sentence; the accuracies as bars."""
     plan, count = artifact.plan, len(artifact.sampler())
-    real = sum(artifact.provenance["source"].get("counts") or [])
+    real = real_examples(artifact)
     title = f"{count:,} images instead of {real:,}" if real else f"{count:,} images"
     size = plan.recipe.budget.dump().get("n")
     words = [plan.method, plan.data.label, *([f"{size} per class"] if size else [])]
@@ -69,6 +69,19 @@ def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
         *(tag("p", tag("b", "Doubtful: "), text, class_="doubt") for text in doubts),
     )
     return tag("header", left, bars(rows) if rows else None, class_="hero")
+
+
+def recorded(artifact: Artifact, *keys: str) -> Any:
+    """A fact of the provenance by its path; None where it was not recorded (a private source leaves facts out)."""
+    found: Any = artifact.provenance
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def real_examples(artifact: Artifact) -> int:
+    """How many real examples the set stands for; 0 where that was not recorded."""
+    return sum(recorded(artifact, "source", "counts") or [])
 
 
 def verdict(rows: Sequence[Row]) -> list[Any]:
@@ -254,12 +267,15 @@ def _published(artifact: Artifact) -> Html | None:
 
 def cost(artifact: Artifact, rows: Sequence[Row]) -> Html:
     """Time, memory and storage."""
-    facts, count = artifact.provenance, len(artifact.sampler())
-    stored, real = sum(artifact.stored.values()), sum(facts["source"].get("counts") or [])
-    tiles = [("to condense", duration(facts["seconds"]), facts["machine"]["device"])]
+    count, stored, real = len(artifact.sampler()), sum(artifact.stored.values()), real_examples(artifact)
+    seconds, memory = recorded(artifact, "seconds"), recorded(artifact, "peak_memory_bytes")
+    tiles = []
+    if seconds is not None:
+        tiles.append(("to condense", duration(seconds), recorded(artifact, "machine", "device") or ""))
     if rows:
         tiles.append(("to judge", duration(sum(row.seconds for row in rows)), f"{sum(row.n for row in rows)} networks"))
-    tiles.append(("peak memory", size(facts["peak_memory_bytes"]), "while condensing"))
+    if memory is not None:
+        tiles.append(("peak memory", size(memory), "while condensing"))
     kinds = ", ".join(f"{kind} {size(n)}" for kind, n in artifact.stored.items() if n)
     tiles.append(("stored", size(stored), kinds))
     if real:
@@ -288,22 +304,22 @@ def size(n: float) -> str:
 def provenance(artifact: Artifact) -> Html:
     """Method, data, versions, licence; the plan and everything that was recorded, folded away."""
     facts, plan = artifact.provenance, artifact.plan
-    source, method = facts["source"], registry().recipes().get(plan.method)
+    method = registry().recipes().get(plan.method)
     more = " ..." if artifact.task.groups > CLASSES else ""
     scale = ", ".join(f"{key} {_short(value)}" for key, value in artifact.preprocessing.items())
     pairs = [
         ("method", method[0].title if method else plan.method),
         ("paper", method[0].paper if method else ""),
-        ("data", source.get("title") or plan.data.label),
-        ("licence", source.get("licence", "")),
-        ("citation", source.get("citation", "")),
-        ("fingerprint", source.get("fingerprint", "")),
+        ("data", recorded(artifact, "source", "title") or plan.data.label),
+        ("licence", recorded(artifact, "source", "licence")),
+        ("citation", recorded(artifact, "source", "citation")),
+        ("fingerprint", recorded(artifact, "source", "fingerprint")),
         ("classes", ", ".join(artifact.task.classes[:CLASSES]) + more),
         ("preprocessing", scale),
         ("plan", plan.digest()),
-        ("machine", ", ".join(f"{key} {value}" for key, value in facts["machine"].items())),
-        ("versions", ", ".join(f"{key} {value}" for key, value in sorted(facts["versions"].items()))),
-        *((key, _short(value)) for key, value in sorted(facts.get("notes", {}).items())),
+        ("machine", _listed(recorded(artifact, "machine"))),
+        ("versions", _listed(recorded(artifact, "versions"))),
+        *((key, _short(value)) for key, value in sorted((recorded(artifact, "notes") or {}).items())),
     ]
     listed = [Html(tag("dt", key) + tag("dd", value)) for key, value in pairs if value]
     folded = [("The plan as data", plan.model_dump(mode="json")), ("All that was recorded", dict(facts))]
@@ -312,8 +328,13 @@ def provenance(artifact: Artifact) -> Html:
         tag("h2", "Where it comes from"),
         tag("dl", *listed, class_="facts"),
         *(tag("details", tag("summary", name), _json(data)) for name, data in folded),
-        tag("p", f"Written by {DISTRIBUTION} {facts['versions'].get(DISTRIBUTION, '')}.", class_="note"),
+        tag("p", f"Written by {DISTRIBUTION}.", class_="note"),
     )
+
+
+def _listed(facts: Any) -> str:
+    """`device Xeon, threads 1`; text as it is."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items()) if isinstance(facts, Mapping) else facts or ""
 
 
 def _short(value: Any) -> str:

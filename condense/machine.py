@@ -27,6 +27,20 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Has the device arithmetic units for bfloat16 (tensor cores, AMX, AVX-512 BF16)?"""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"amx_bf16", "avx512_bf16"} & flags())
+
+
+def flags() -> set[str]:
+    """The processor's features, as Linux names them; empty elsewhere."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the device where it is a GPU, else the largest resident size of this process."""
     if device.type == "cuda":

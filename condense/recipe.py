@@ -101,12 +101,13 @@ def replaced(tree: Any, path: str, value: Any, where: str) -> Any:
 
 
 class Execution(BaseModel):
-    """Where and how a run computes, resolved before it starts, so that a resume computes alike."""
+    """Where and how a run computes. What is left open (None, "auto") is settled and written down before the first step,
+    so that a resume computes alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: str = "cpu"
-    compile: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class Plan(BaseModel):

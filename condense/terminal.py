@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .report import Report, Row
     from .running import Run
 
+PAUSES = (75, 130)  # exit codes of what can be gone on with
 NAMELESS = ("recipe", "outer", "group")  # axes with one member
 KINDS = {"full": "full data", "random": "random images", "condensed": "condensed images"}  # in the order of tables
 
@@ -42,12 +43,17 @@ class Speaker:
         """A line, never wrapped, so that a path in it can be copied."""
         self.console.print(Text(text, style), soft_wrap=True, highlight=False)
 
+    def warn(self, text: str) -> None:
+        """A line on stderr, with `--json` too."""
+        self.progress.print(Text(text, "yellow"), soft_wrap=True, highlight=False)
+
     def show(self, table: Table) -> None:
         self.console.print(table)
 
     def complain(self, error: CondenseError) -> None:
-        """The error in one sentence, on stderr."""
-        self.progress.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True, highlight=False)
+        """The error in one sentence, on stderr; a pause is no error."""
+        prefix = ("paused: ", "bold yellow") if error.exit_code in PAUSES else ("error: ", "bold red")
+        self.progress.print(Text.assemble(prefix, str(error)), soft_wrap=True, highlight=False)
 
     def result(self, data: Mapping[str, Any]) -> None:
         """The one JSON object, where it was asked for."""
@@ -212,17 +218,14 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def leaves(data: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Every leaf of JSON data under its dotted path; a component is its name, and below it its settings."""
+def settings_of(data: Any, path: str = "") -> list[str]:
+    """JSON data line by line: `path=value` for a leaf, as --set takes it, and `path: name` for a component above its own."""
     if isinstance(data, Mapping) and data:
-        here = [(path, data["name"])] if "name" in data and data["name"] not in NAMELESS and path else []
-        settings = {key: value for key, value in data.items() if key != "name"}
-        return here + [leaf for key, value in settings.items() for leaf in leaves(value, f"{path}.{key}".lstrip("."))]
-    elif isinstance(data, list) and any(isinstance(item, Mapping | list) for item in data):
-        return [leaf for i, value in enumerate(data) for leaf in leaves(value, f"{path}.{i}")]
-    return [(path, data)]
-
-
-def as_text(value: Any) -> str:
-    """A value as --set reads it: JSON, and text as it stands."""
-    return value if isinstance(value, str) else json.dumps(value)
+        here = [f"{path}: {data['name']}"] if path and data.get("name", NAMELESS[0]) not in NAMELESS else []
+        inside = {key: value for key, value in data.items() if key != "name"}
+        return here + [
+            line for key, value in inside.items() for line in settings_of(value, f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(data, list) and any(isinstance(item, Mapping | list) for item in data):
+        return [line for i, value in enumerate(data) for line in settings_of(value, f"{path}.{i}")]
+    return [f"{path}={data if isinstance(data, str) else json.dumps(data)}"]

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from condense import execution
 from condense.axes import Asset, Init
 from condense.data import Source
 from condense.errors import BadValue
@@ -106,11 +107,10 @@ class ByFeatures(RealExamples):
 
     def _features(self, run: Run, ids: Tensor) -> Tensor:
         network = run.assets.get(self.scorer) if self.scorer else None
-        rows = []
-        with torch.no_grad():
-            for part in ids.split(512):  # type: ignore[no-untyped-call]
-                x = run.splits.train.take(part).x
-                rows.append(network.features(x) if network else torch.cat(_flat(run, x), dim=1))
+        passes, form, rows = execution.current(), run.task.form, []
+        for part in ids.split(512):  # type: ignore[no-untyped-call]
+            x = run.splits.train.take(part).x
+            rows.append(passes.features(network, x, form) if network else torch.cat(_flat(run, x), dim=1))
         return torch.cat(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
@@ -17,6 +18,8 @@ from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.running import Step
 from condense.task import Batch, Task
+
+Tensors = Mapping[str, Tensor]
 
 
 class Gradient(Statistic):
@@ -38,9 +41,7 @@ class Gradient(Statistic):
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
         if not live:
             return execution.current().gradients(model, self.loss, batch, task, Rng(0))[1]
-        params = dict(model.named_parameters())
-        value = self.loss(model, batch, task, Rng(0)).mean()
-        return dict(zip(params, torch.autograd.grad(value, list(params.values()), create_graph=True), strict=True))
+        return execution.parameter_gradient(model, lambda model: self.loss(model, batch, task, Rng(0)).mean())
 
 
 class MeanFeature(Statistic):
@@ -52,11 +53,12 @@ class MeanFeature(Statistic):
     vectors: ClassVar[bool] = True
 
     def rows(self, model: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
-        return {"feature": execution.current().features(model, batch.x)}
+        return {"feature": execution.current().features(model, batch.x, task.form)}
 
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> dict[str, Tensor]:
-        features = model.features(batch.x) if live else execution.current().features(model, batch.x)  # type: ignore[operator]
-        return {"feature": features.mean(dim=0)}
+        if live:
+            return {"feature": model.features(batch.x).mean(dim=0)}  # type: ignore[operator]
+        return {"feature": execution.current().features(model, batch.x, task.form).mean(dim=0)}
 
 
 class ClassWise(Pairing):
@@ -96,7 +98,7 @@ class Matching(Objective):
         return Reads(per_step=1)
 
     def __call__(self, step: Step) -> Iterable[Term]:
-        model = step.model
+        model, task, passes = step.model, step.syn.task, execution.current()
         pairs = list(self.pairing.pairs(step))
         targets = step.real.measure(self.statistic, model, [pair.real for pair in pairs], step.rng.fold("real"))
         for pair, target in zip(pairs, targets, strict=True):
@@ -104,14 +106,31 @@ class Matching(Objective):
             batch = step.syn.draw(ask.n, ask.cls, step.rng.fold("synthetic"))
             for warp in ask.warps:
                 batch = warp(batch)
-            mine = self.statistic.finish(self.statistic.mean(model, batch, step.syn.task, live=True))
-            yield Term({"matching": self.compare(target, mine)}, cls=ask.cls, weight=pair.weight)
+            leaves, fixed = moving(batch, task)
+            gap = functools.partial(self.gap, task=task, weights=self.weights_of(target))
+            value, cotangents = passes.gap(self.digest(), gap, model, leaves, {**fixed, **target})
+            yield Term({"matching": value}, cls=ask.cls, weight=pair.weight, cotangents=cotangents)
 
-    def compare(self, real: Mapping[str, Tensor], synthetic: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the parts' distances, 0-d."""
-        return torch.stack(
-            [self._weight(key) * self.distance(real[key], synthetic[key]) for key in real if self._weight(key)]
-        ).sum()
+    def gap(
+        self, model: nn.Module, leaves: Tensors, constants: Tensors, *, task: Task, weights: Mapping[str, float]
+    ) -> Tensor:
+        """The weighted sum of the parts' distances, 0-d: a pure function of tensors, differentiable in `leaves`."""
+        both = {**leaves, **constants}
+        x = task.form.unpack({key.removeprefix("x:"): value for key, value in both.items() if key.startswith("x:")})
+        mine = self.statistic.finish(self.statistic.mean(model, Batch(x, both["y:"]), task, live=True))
+        return torch.stack([w * self.distance(constants[part], mine[part]) for part, w in weights.items()]).sum()
 
-    def _weight(self, part: str) -> float:
-        return next((weight for glob, weight in self.weights.items() if fnmatchcase(part, glob)), 0.0)
+    def weights_of(self, parts: Iterable[str]) -> dict[str, float]:
+        """The weight of each part of the statistic that counts."""
+        found = {
+            part: next((weight for glob, weight in self.weights.items() if fnmatchcase(part, glob)), 0.0)
+            for part in parts
+        }
+        return {part: weight for part, weight in found.items() if weight}
+
+
+def moving(batch: Batch, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The batch's tensors by name (`x:<packed name>`, `y:`): those that a gradient goes to, and the others."""
+    named = {f"x:{key}": value for key, value in task.form.pack(batch.x).items()} | {"y:": batch.y}
+    leaves = {key: value for key, value in named.items() if value.requires_grad}
+    return leaves, {key: value for key, value in named.items() if key not in leaves}

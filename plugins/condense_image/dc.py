@@ -43,7 +43,9 @@ def gradient_matching(per_class: int, iterations: int, init: Init, augment: Augm
     outer, inner = loops(per_class)
     return Recipe(
         objective=Matching(statistic=Gradient(), distance=RowCosine(), pairing=ClassWise(n=256)),
-        pool=Fresh(net=named(Net, "conv-net"), turns=outer, inner=Fit(rule=SGD(), lr=0.01, epochs=inner, augment=augment)),
+        pool=Fresh(
+            net=named(Net, "conv-net"), turns=outer, inner=Fit(rule=SGD(), lr=0.01, epochs=inner, augment=augment)
+        ),
         parameterization=Pixels(),
         budget=PerClass(n=per_class),
         init=init,

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import nn
 
+from .layers import AvgPool2d, Conv2d
 from .trunk import Norm, Shape, Trunked, grey_28, norm_layer
 
 Pooling = Literal["avg", "max", "none"]
@@ -55,11 +56,11 @@ class ConvNet(Trunked):
         pad = (3 if grey_28(shape) else 1) if self.pad is None else self.pad
         layers: list[nn.Module | None] = []
         for _ in range(self.depth):
-            layers.append(nn.Conv2d(channels, self.width, kernel_size=3, padding=pad))
+            layers.append(Conv2d(channels, self.width, kernel_size=3, padding=pad))
             channels, height, width = self.width, height + 2 * pad - 2, width + 2 * pad - 2
             layers += [norm_layer(self.norm, (channels, height, width)), activation(self.activation)]
             if self.pooling != "none":
-                layers.append(nn.AvgPool2d(2) if self.pooling == "avg" else nn.MaxPool2d(2))
+                layers.append(AvgPool2d(2) if self.pooling == "avg" else nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
             pad = 1
         return nn.Sequential(*(layer for layer in layers if layer is not None))
