@@ -219,7 +219,7 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def settings_of(data: Any, path: str = "") -> list[str]:
-    """JSON data line by line: `path=value` for a leaf, as --set takes it, and `path: name` for a component above its own."""
+    """JSON data line by line: `path=value` for a leaf, as --set takes it; `path: name` for a part, above its leaves."""
     if isinstance(data, Mapping) and data:
         here = [f"{path}: {data['name']}"] if path and data.get("name", NAMELESS[0]) not in NAMELESS else []
         inside = {key: value for key, value in data.items() if key != "name"}

@@ -1,0 +1,375 @@
+"""The command line: its spelling, its output, its exit codes. Runs are a few steps of small networks on digits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pluggy
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from condense import hookspecs, judging, plugins
+from condense.artifact import load
+from condense.cli import Commands, app
+from condense.errors import CondenseError
+from condense.hookspecs import hookimpl
+from condense.observers import read_log
+from condense.options import Judges, pairs, plan_of
+from condense.plugins import Plugin, Registry
+
+SMALL = ("--steps", "3", "--set", "pool.net.width=4", "--set", "objective.pairing.n=8")
+JUDGED = ("--repeats", "1", "--set", "protocol.nets.0.width=4", "--set", "protocol.epochs=2")
+RUN = ("run", "dm", *SMALL, *JUDGED)
+
+SPELLING = {
+    "run": "--data --per-class --seed --steps --device --set --with --net --protocol --nets --repeats --out --minutes"
+    " --full --no-full --no-eval --data-root --tensorboard --json",
+    "resume": "--minutes --full --no-full --no-eval --data-root --tensorboard --json",
+    "eval": "--data --nets --repeats --protocol --set --seed --random --full --no-full --normalised --device"
+    " --data-root --json",
+    "list": "--json",
+    "show": "--data --per-class --set --with --json",
+    "plugins": "--json",
+    "export": "--to --json",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to work in, and a cache of its own; the folder `made` in it holds a finished, judged run."""
+    folder = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CONDENSE_CACHE", str(folder / "cache"))
+        patch.delenv("COLUMNS", raising=False)
+        made = call(*RUN, "--out", "made")
+        assert made.exit_code == 0, made.output
+        yield SimpleNamespace(folder=folder, made=made)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], prog_name="condense")
+
+
+def refused(*arguments, code):
+    """The error that `--json` reports; without it the same sentence is on stderr, and no traceback."""
+    told, plain = call(*arguments, "--json"), call(*arguments)
+    assert (told.exit_code, plain.exit_code) == (code, code), plain.output
+    error = json.loads(told.stdout)["error"]
+    assert error["exit_code"] == code
+    assert error["message"] in plain.stderr
+    assert "Traceback" not in plain.output
+    assert plain.stdout == ""
+    return error
+
+
+# -- spelling -------------------------------------------------------------------------------------------------------
+
+
+def test_spelling_is_as_it_was_fixed():
+    group = typer.main.get_command(app)
+    commands = {name: command for name, command in group.commands.items() if name != "reproduce"}
+    found = {
+        name: {o for p in command.params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
+        for name, command in commands.items()
+    }
+    assert found == {name: set(options.split()) for name, options in SPELLING.items()}
+    assert {o for p in group.params for o in p.opts} == {"--version", "--debug"}
+
+
+def test_defaults_are_as_they_were_fixed():
+    run = typer.main.get_command(app).commands["run"]
+    defaults = {p.name: p.default for p in run.params}
+    assert (defaults["data"], defaults["per_class"], defaults["seed"]) == ("digits", 10, 0)
+    settled = plan_of("dm", Judges(), data="digits")
+    assert settled.protocol.repeats == 5
+    from condense.api import default_folder
+
+    assert str(default_folder(settled)) == "runs/dm-digits-10-0"
+
+
+def test_help_and_version_load_neither_torch_nor_plugins():
+    code = "import sys, condense.cli as c; c.app(['{}'], standalone_mode=False); print('torch' in sys.modules)"
+    for asked, text in (("--help", "reproduce" if "reproduce" in SPELLING else "export"), ("--version", "condense ")):
+        done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True, check=False)
+        assert text in done.stdout
+        assert "True" not in done.stdout
+    assert "Exit codes" in call("--help").stdout
+
+
+def test_our_own_plugins_add_no_commands():
+    """They may therefore be left alone until a command needs them."""
+    hooks = plugins.registry().manager.hook.condense_commands.get_hookimpls()
+    assert [h.plugin_name for h in hooks if h.plugin_name.startswith(f"{plugins.DISTRIBUTION}:")] == []
+
+
+# -- making and judging ---------------------------------------------------------------------------------------------
+
+
+def test_run_says_what_runs_where_and_what_it_gave(place):
+    out = place.made.stdout
+    assert out.splitlines()[0].startswith("dm on digits, 10 images per class, 3 steps, seed 0, ")
+    for name in ("full data", "random images", "condensed images", "+-", "protocol vico-dsa"):
+        assert name in out
+    assert out.splitlines()[-2:] == ["artifact  made", "report    made/report.html"]
+    assert "step 3 of 3" in place.made.stderr
+    assert "Traceback" not in place.made.output
+
+
+def test_run_leaves_an_artifact_with_report_pictures_and_log(place):
+    artifact = load("made")
+    assert {row["kind"] for row in artifact.report["rows"]} == {"condensed", "random", "full"}
+    assert [line.step for line in read_log(artifact.path)] == [0, 1, 2]
+    listed = json.loads((artifact.path / "manifest.json").read_text())["files"]
+    assert {"report.html", "report.json", "pictures/images.png", "pictures/loss.png"} <= set(listed)
+    assert not any(name.startswith(".run") for name in listed)
+
+
+def test_run_again_makes_and_judges_nothing_again(place):
+    before = (place.folder / "made/report.json").read_bytes()
+    again = call(*RUN, "--out", "made", "--json")
+    assert again.exit_code == 0, again.output
+    found = json.loads(again.stdout)
+    assert found["artifact"] == "made"
+    assert found["images"] == 100
+    assert [(row["kind"], row["n"]) for row in found["rows"]] == [("condensed", 1), ("random", 1), ("full", 1)]
+    rows = [json.loads(text)["rows"] for text in (before, (place.folder / "made/report.json").read_bytes())]
+    assert [r["accuracies"] for r in rows[0]] == [r["accuracies"] for r in rows[1]]
+    assert "finished: nothing is made again" in call("resume", "made", "--no-eval").stdout
+
+
+def test_another_plan_does_not_touch_the_folder(place):
+    before = {p: p.read_bytes() for p in place.folder.glob("made/*.json")}
+    error = refused("run", "dm", *SMALL, "--seed", "1", "--out", "made", code=8)
+    assert (error["type"], error["field"]) == ("InUse", "out")
+    assert {p: p.read_bytes() for p in place.folder.glob("made/*.json")} == before
+
+
+def test_paused_run_is_resumed_to_the_same_bits(place):
+    paused = call(*RUN, "--out", "paused", "--minutes", "0", "--no-eval")
+    assert paused.exit_code == 75, paused.output
+    assert paused.stderr.splitlines()[-1].startswith("paused: ")
+    assert "condense resume paused" in paused.stderr
+    assert not (place.folder / "paused" / "manifest.json").exists()
+    resumed = call("resume", "paused", "--no-eval")
+    assert resumed.exit_code == 0, resumed.output
+    assert "goes on from step 1 of 3" in resumed.stderr
+    assert [line.step for line in read_log(place.folder / "paused")] == [0, 1, 2]
+    a, b = ((place.folder / name / "tensors.safetensors").read_bytes() for name in ("made", "paused"))
+    assert a == b, "neither the pause nor the judging changed a bit"
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(place):
+    arguments = [sys.executable, "-m", "condense.cli", *RUN, "--steps", "100000", "--out", "broken", "--no-eval"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = place.folder / "broken" / ".run" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "condense resume broken" in told
+    assert list((place.folder / "broken" / ".run").glob("checkpoint-*"))
+    steps = [line.step for line in read_log(place.folder / "broken")]
+    assert steps == list(range(len(steps))), "the log has every step up to the pause"
+
+
+def test_ctrl_c_while_judging_says_how_to_go_on(place, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "judge", stopped)
+    told = call("eval", "made")
+    assert told.exit_code == 130
+    assert "condense eval made" in told.stderr
+
+
+def test_eval_adds_networks_to_the_report(place):
+    told = call("eval", "made", "--nets", "conv-net,mlp", "--repeats", "1", "--set", "protocol.epochs=2", "--json")
+    assert told.exit_code == 0, told.output
+    rows = json.loads(told.stdout)["rows"]
+    kinds = [(row["kind"], row["net"].partition("(")[0]) for row in rows]
+    assert ("condensed", "mlp") in kinds
+    assert kinds.count(("condensed", "conv-net")) == 1, "the network that suits the images is the one judged before"
+    assert "mlp" in (place.folder / "made" / "report.html").read_text()
+
+
+def test_eval_under_another_protocol_is_refused(place):
+    error = refused("eval", "made", "--protocol", "vico", "--repeats", "1", "--set", "epochs=1", code=2)
+    assert "two protocols" in error["message"]
+
+
+@pytest.mark.parametrize("to", ["pictures", "set.npz"])
+def test_export_is_judged_as_a_set_of_others(place, to):
+    done = call("export", "made", "--to", to, "--json")
+    assert json.loads(done.stdout) == {"artifact": "made", "to": to}
+    told = call("eval", to, "--data", "digits", *JUDGED, "--json")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["data"] == "digits"
+    assert [(row["kind"], row["images"], row["protocol"]) for row in found["rows"]] == [("condensed", 100, "vico")]
+
+
+def test_export_refuses_a_folder_that_is_taken(place):
+    assert refused("export", "made", "--to", "made", code=8)["type"] == "InUse"
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+def test_list_names_what_is_installed():
+    found = json.loads(call("list", "--json").stdout)
+    assert {"dm", "dc", "dsa", "random", "herding", "k-center"} <= {row["name"] for row in found["methods"]}
+    assert "conv-net" in found["net"]
+    assert "digits" in found["data"]
+    assert "vico" in found["protocol"]
+    text = call("list").stdout
+    assert all(row["name"] in text and row["paper"] in text for row in found["methods"])
+
+
+@pytest.mark.parametrize("name", ["dm", "dc", "herding"])
+def test_show_prints_paths_that_set_takes(name):
+    lines = [line.strip() for line in call("show", name).stdout.splitlines() if line.startswith("  ")]
+    leaves = [line for line in lines if ": " not in line]
+    parts = dict(line.split(": ") for line in lines if ": " in line)
+    settled = plan_of(name, Judges(), data="digits")
+    assert plan_of(name, Judges(), leaves, data="digits") == settled
+    assert len(leaves) > 15
+    assert parts["protocol.nets.0"] == "conv-net"
+    assert parts["init"] == settled.recipe.init.name
+
+
+def test_show_applies_published_settings_and_gives_the_figures():
+    shown = json.loads(call("show", "dm", "--data", "cifar10", "--per-class", "50", "--json").stdout)
+    assert shown["recipe"]["budget"]["n"] == 50
+    assert shown["recipe"]["outer"]["steps"] == 20000
+    assert {"data": "cifar10", "per_class": 50, "accuracy": 63.0}.items() <= shown["published"][2].items()
+    assert json.loads(call("show", "dm", "--json").stdout)["recipe"]["outer"]["steps"] < 1000
+    made = call("show", "dc", "--data", "cifar10", "--with", "iterations=7", "--json")
+    assert json.loads(made.stdout)["recipe"]["outer"]["steps"] == 70
+
+
+def plugin_with_commands():
+    class Commanding:
+        @hookimpl
+        def condense_commands(self, add):
+            add("hello", greet)
+
+    def greet(name: str, loud: bool = False) -> None:
+        """Greet."""
+        print(f"hello {name}{'!' if loud else ''}")
+
+    class Failing:
+        @hookimpl
+        def condense_commands(self, add):
+            raise RuntimeError("no commands today")
+
+    manager = pluggy.PluginManager("condense")
+    manager.add_hookspecs(hookspecs)
+    manager.register(Commanding(), name="far:greeting")
+    manager.register(Failing(), name="far:failing")
+    return Registry([Plugin("gone", "far.gone", "far", "2.0", error="ImportError: No module named 'absent'")], manager)
+
+
+def test_plugins_lists_the_broken_with_their_reason():
+    found = {row["name"]: row for row in json.loads(call("plugins", "--json").stdout)["plugins"]}
+    assert found["dm"]["recipes"] == ["dm"]
+    assert found["dm"]["distribution"] == plugins.DISTRIBUTION
+    assert "conv-net" in found["image"]["parts"]["net"]
+    with plugins.using(plugin_with_commands()):
+        told = call("plugins").stdout
+    assert "gone  far.gone  far 2.0" in told
+    assert "did not load: ImportError: No module named 'absent'" in told
+
+
+def test_plugins_add_commands_and_a_failing_one_stops_no_other():
+    with plugins.using(plugin_with_commands()):
+        told = call("hello", "world", "--loud")
+    assert told.exit_code == 0
+    assert told.stdout == "hello world!\n"
+    assert "far:failing" in told.stderr
+    assert "no commands today" in told.stderr
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+REFUSALS = [
+    (("run", "dmm"), 2, "recipe", ("Did you mean dm?",)),
+    (("show", "dmm"), 2, "recipe", ("dc, dm, dsa",)),
+    (("run", "dm", "--data", "digit"), 2, "data", ("Did you mean digits?",)),
+    (("run", "dm", "--net", "convnet"), 2, "net", ("conv-net",)),
+    (("run", "dm", "--nets", "mlp,resnet"), 2, "net", ("resnet18",)),
+    (("run", "dm", "--protocol", "vicoo"), 2, "protocol", ("vico",)),
+    (("run", "dm", "--per-class", "0"), 2, "per_class", ("1 or more",)),
+    (("run", "dm", "--per-class", "-3"), 2, "per_class", ("1 or more",)),
+    (("run", "dm", "--per-class", "5000"), 2, "per_class", ("at most",)),
+    (("run", "dm", "--steps", "-1"), 2, "steps", ("0 or more",)),
+    (("run", "dm", "--device", "tpu"), 2, "device", ("cpu",)),
+    (("run", "dm", "--set", "outer.stps=3"), 2, "recipe.outer", ("Did you mean steps?",)),
+    (("run", "dm", "--set", "outer.steps"), 2, "--set", ("PATH=VALUE",)),
+    (("run", "dm", "--set", "=3"), 2, "--set", ("PATH=VALUE",)),
+    (("run", "dm", "--set", "pool.net.depth=deep"), 2, "recipe.pool.net.depth", ("deep",)),
+    (("run", "dm", "--set", "objective.distance=cosin"), 2, "recipe.objective.distance", ("row-cosine",)),
+    (("run", "dm", "--set", "protocol.epoch=3"), 2, "protocol", ("epochs",)),
+    (("run", "dm", "--with", "iteration=3"), 2, "--with", ("iterations",)),
+    (("resume", "nowhere"), 2, "path", ("no run of condense",)),
+    (("eval", "nowhere"), 2, "path", ("no artifact",)),
+    (("eval", "."), 2, "path", ("--data",)),
+    (("eval", "nowhere", "--data", "digits"), 2, "path", ("neither a folder nor a file",)),
+    (("export", "nowhere", "--to", "x"), 2, "path", ("no artifact",)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "field", "said"), REFUSALS, ids=[" ".join(case[0]) for case in REFUSALS])
+def test_refused_in_one_sentence(arguments, code, field, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = refused(*arguments, code=code)
+    assert error["field"] == field
+    assert all(text in error["message"] for text in said), error["message"]
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("runn",), ("run",), ("run", "dm", "--stepz", "3"), ("run", "dm", "--seed", "x")]
+)
+def test_usage_errors_keep_their_code(arguments):
+    told = call(*arguments)
+    assert told.exit_code == 2
+    assert "Usage: condense" in told.stderr
+
+
+def test_unexpected_failures_are_one_sentence_unless_debugging(monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("of nothing")
+
+    monkeypatch.setattr(plugins, "registry", broken)
+    told = call("list")
+    assert told.exit_code == 1
+    assert told.stderr.count("\n") == 1
+    assert "of nothing" in told.stderr
+    assert "ZeroDivisionError" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert "Traceback" in call("--debug", "list").stderr
+
+
+def test_every_error_class_has_an_exit_code_that_the_help_explains():
+    def below(cls):
+        return [cls, *(c for sub in cls.__subclasses__() for c in below(sub))]
+
+    said = " ".join(call("--help").stdout.replace("│", " ").split())
+    for cls in below(CondenseError):
+        assert cls.exit_code != 0
+        assert f"{cls.exit_code} " in said[said.index("Exit codes") :], cls
+    assert issubclass(Commands, object)
+
+
+def test_values_are_read_as_json_else_as_text():
+    given = ["a.b=3", "c=[1, null]", "d=conv-net", "e=", 'f="3"', "g=x=y"]
+    assert pairs(given) == {"a.b": 3, "c": [1, None], "d": "conv-net", "e": "", "f": "3", "g": "x=y"}
