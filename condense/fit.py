@@ -36,8 +36,8 @@ def schedule(value: float | Schedule) -> Schedule:
 class Fit(Learn):
     """Train by `rule` for `epochs` (passes over the data) or `steps`, in batches without replacement.
 
-    `loss`: what `OwnLoss` stands for in it is the loss of what is drawn, the set's own, else the task's. `augment` draws
-    parameters of their own for each example. The last batch of an epoch may be short.
+    `loss`: what `OwnLoss` stands for in it is the loss of what is drawn, the set's own, else the task's. `augment`
+    draws parameters of their own for each example. The last batch of an epoch may be short.
     """
 
     rule: Rule

@@ -233,6 +233,7 @@ def test_every_row_says_what_was_judged_and_where(splits, candidate):
         assert r.peak_memory_bytes > 10**6
         assert r.hardware["threads"] == torch.get_num_threads()
         assert r.versions["torch"] == torch.__version__
+        assert r.hardware["passes"] == "eager float32"
         assert r.rules == quick().rules_digest() != quick(steps=21).rules_digest()
 
 
@@ -451,6 +452,16 @@ def test_a_split_that_is_not_there_is_refused_with_the_way_out(splits, candidate
         judge(candidate, splits, quick(split="validation"))
     assert error.value.field == "protocol.split"
     assert "validation" in error.value.remedy
+
+
+def test_an_artifact_is_judged_by_its_own_tensors_and_transform(toy_artifact, toy_plan):
+    opened = toy_plan.data.open()
+    row = evaluate(toy_artifact, opened, quick(repeats=2)).rows[0]
+    assert (row.kind, row.method, row.images, row.preprocessing) == ("condensed", "toy", 6, toy_artifact.preprocessing)
+    x, y = toy_artifact.sampler().x, toy_artifact.sampler().y
+    data = TensorSampler(toy_artifact.task, x, y)
+    by_hand = evaluate(Candidate(data, toy_artifact.transform, "toy"), opened, quick(repeats=2)).rows[0]
+    assert by_hand.curves == row.curves
 
 
 # -- reports --------------------------------------------------------------------------------------------------------
