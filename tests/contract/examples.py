@@ -1,0 +1,22 @@
+"""Settings for registered classes that cannot be made without any: (axis, name) -> fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
+    ("asset", "trained"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
+    ("augment", "then"): {"augments": ["none", "dsa"]},
+    ("budget", "per-class"): {"n": 2},
+    ("data", "folder"): {"path": "somewhere"},
+    ("data", "given"): {"fingerprint": "0" * 64},
+    ("data", "npz"): {"path": "somewhere.npz"},
+    ("learn", "fit"): {"rule": {"name": "sgd", "momentum": 0.9}, "epochs": 3, "augment": "none"},
+    ("net", "custom"): {"path": "package.module:function"},
+    ("net", "torchvision"): {"model": "resnet18"},
+    ("objective", "matching"): {"statistic": "gradient", "distance": "row-cosine", "pairing": "class-wise"},
+    ("pool", "fresh"): {"net": {"name": "conv-net", "depth": 2}},
+    ("schedule", "constant"): {"at": 0.5},
+    ("schedule", "cosine"): {"start": 0.5},
+    ("schedule", "drops"): {"start": 0.5, "at": [0.25, 0.5]},
+}
