@@ -157,7 +157,7 @@ def resume(
     settled = stored_plan(folder)
     if data is not None:
         settled = settled.model_copy(update={"data": as_data(data)})
-    if net is not None:
+    if net is not None and settled.protocol is not None:
         recipe, judged = with_net(settled.recipe, settled.protocol, as_net(net))
         settled = settled.model_copy(update={"recipe": recipe, "protocol": judged})
     return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
