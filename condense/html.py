@@ -142,7 +142,7 @@ def pictures(artifact: Artifact, images: Sequence[Pixels] | None) -> Html | None
     if max(len(part) for _, part in named[:CLASSES]) > IMAGES:
         left_out.append(f"the first {IMAGES} images of each class")
     told = tag("p", f"Shown: {' and '.join(left_out)}.", class_="note") if left_out else None
-    shape = "cards" if most < 4 else "rows"
+    shape = "cards" if most == 1 else "rows"
     return tag("section", tag("h2", "The images"), tag("div", *rows, class_=f"sets {shape}"), told)
 
 
@@ -150,7 +150,7 @@ def _class_row(name: str, images: Pixels, most: int) -> Html:
     """A class with its images: `most` of them fill the page in one line, or in lines of 20 (10 on a small screen)."""
     columns = min(most, 20)
     side = max(images.shape[1:3])
-    cell = min(96, 940 // columns - 5)
+    cell = min(88, 940 // columns - 5)
     cell = cell // side * side if side <= cell else cell  # whole multiples stay sharp
     shown = [tag("img", src=data_uri(png(image)), alt="") for image in images[:IMAGES]]
     said = f"{len(images)} images of the class {name}"
@@ -279,14 +279,18 @@ def cost(artifact: Artifact, rows: Sequence[Row]) -> Html:
     kinds = ", ".join(f"{kind} {size(n)}" for kind, n in artifact.stored.items() if n)
     tiles.append(("stored", size(stored), kinds))
     if real:
-        tiles.append(("fewer examples", f"{real / count:.1f}×", f"{count:,} for {real:,}"))
+        tiles.append(("fewer examples", times(real / count), f"{count:,} for {real:,}"))
         raw = real * math.prod(artifact.task.shape)
-        tiles.append(("smaller", f"{raw / stored:.1f}×", f"than {size(raw)} of 8-bit values"))
+        tiles.append(("smaller", times(raw / stored), f"than {size(raw)} of 8-bit values"))
     return tag("section", tag("h2", "Cost"), tag("dl", *(_tile(*tile) for tile in tiles), class_="tiles"))
 
 
 def _tile(name: str, value: str, more: str) -> Html:
     return tag("div", tag("dt", name), tag("dd", tag("b", value), tag("span", more)))
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 100 else f"{ratio:.1f}×"
 
 
 def size(n: float) -> str:

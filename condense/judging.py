@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import execution, html
-from .api import open_run
+from .api import default_device, open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
 from .checkpoint import Lock, private_folder
@@ -47,12 +47,22 @@ def judge(
     opened = open_run(settled, None, observers, Limits())
     with Lock(private_folder(artifact.path)), execution.using(execution.passes(settled.execution)):
         report = Report.model_validate(artifact.report or {})
+        _check_alike(report, rules)
         for found in _reports(artifact, opened, rules, random, full, tell):
             report = report.merge(found)
         page = html.report_page(artifact, report).encode()
         done = artifact.update(report=report.dump(), extra={"report.html": page})
     opened.hooks.hook.condense_evaluated(artifact=done, report=report)
     return done
+
+
+def _check_alike(report: Report, rules: Protocol) -> None:
+    """Refuse, before anything is trained, numbers that may not stand in one table with those that are there."""
+    others = sorted({row.protocol for row in report.rows if row.kind != "full" and row.rules != rules.rules_digest()})
+    if others:
+        problem = f"has other rules than those that this set was judged by ({', '.join(others)})"
+        remedy = "Judge by these, or export the set and judge it as one of others: condense eval PATH --data SET."
+        raise BadValue("protocol", rules.name, problem, remedy)
 
 
 def _reports(
@@ -80,10 +90,11 @@ def about(tell: Tell | None, what: str) -> Callable[[Progress], None] | None:
 
 
 def on_device(settled: Plan, device: str | None) -> Plan:
-    """The plan, computed elsewhere; its digest does not change what is judged."""
-    if device is None:
+    """The plan, computed on `device`; None: where it says, or on the CPU if this machine has no such device."""
+    there = settled.execution.device
+    if device is None and (torch.device(there).type != "cuda" or torch.cuda.is_available()):
         return settled
-    return settled.model_copy(update={"execution": Execution(device=device)})
+    return settled.model_copy(update={"execution": Execution(device=default_device(device))})
 
 
 def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, tell: Tell | None = None) -> Report:

@@ -65,7 +65,7 @@ def grid(images: Sequence[Pixels], classes: Sequence[str]) -> bytes:
     scale = enlargement(max(height, width))
     high, wide, gap = height * scale, width * scale, 4
     font = _font(14)
-    label = min(220, round(max(font.getlength(_one_line(name)) for name, _ in shown))) + 16
+    label = min(220, math.ceil(max(font.getlength(_one_line(name)) for name, _ in shown))) + 16
     columns = min(COLUMNS, max(len(part) for _, part in shown))
     lines = [-(-len(part) // COLUMNS) for _, part in shown]
     left_out = sum(1 for part in images if len(part)) - len(shown)

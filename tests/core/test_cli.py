@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from condense import hookspecs, judging, plugins
+from condense import cli, hookspecs, judging, options, plugins
 from condense.artifact import load
 from condense.cli import Commands, app
 from condense.errors import CondenseError
@@ -101,6 +101,10 @@ def test_help_and_version_load_neither_torch_nor_plugins():
         assert text in done.stdout
         assert "True" not in done.stdout
     assert "Exit codes" in call("--help").stdout
+
+
+def test_names_that_are_written_twice_so_that_help_is_quick_are_the_same():
+    assert (options.DISTRIBUTION, cli.GROUP) == (plugins.DISTRIBUTION, plugins.GROUP)
 
 
 def test_our_own_plugins_add_no_commands():
@@ -203,7 +207,15 @@ def test_eval_adds_networks_to_the_report(place):
 
 def test_eval_under_another_protocol_is_refused(place):
     error = refused("eval", "made", "--protocol", "vico", "--repeats", "1", "--set", "epochs=1", code=2)
-    assert "two protocols" in error["message"]
+    assert (error["field"], error["value"]) == ("protocol", "vico")
+    assert "vico-dsa" in error["message"]
+    assert refused("eval", "made", "--repeats", "1", "--set", "protocol.epochs=3", code=2)["field"] == "protocol", (
+        "the same protocol with other rules is another"
+    )
+
+
+def test_eval_on_a_device_that_is_not_there_is_refused(place):
+    assert refused("eval", "made", "--device", "tpu", code=2)["field"] == "device"
 
 
 @pytest.mark.parametrize("to", ["pictures", "set.npz"])
@@ -373,3 +385,13 @@ def test_every_error_class_has_an_exit_code_that_the_help_explains():
 def test_values_are_read_as_json_else_as_text():
     given = ["a.b=3", "c=[1, null]", "d=conv-net", "e=", 'f="3"', "g=x=y"]
     assert pairs(given) == {"a.b": 3, "c": [1, None], "d": "conv-net", "e": "", "f": "3", "g": "x=y"}
+
+
+def test_observers_change_no_bit_of_the_set(place):
+    from condense.api import carry_out
+
+    settled = load("made").plan
+    carry_out(settled, place.folder / "unwatched")
+    a, b = ((place.folder / name / "tensors.safetensors").read_bytes() for name in ("made", "unwatched"))
+    assert a == b
+    assert read_log(place.folder / "unwatched") == []
