@@ -251,7 +251,7 @@ def evaluate(
     settings: o.Settings = None,
     seed: o.Seed = 0,
     random: o.Random = False,
-    full: o.Full = False,
+    full: o.FullToo = False,
     normalised: o.Normalised = False,
     device: o.Device = None,
     data_root: o.DataRoot = None,

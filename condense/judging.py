@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import execution, html
+from . import execution, html, pictures
 from .api import default_device, open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
@@ -38,8 +38,8 @@ def judge(
 
     protocol: None for the plan's. random: with the baseline (a set of random images has none). full: None for yes on
     embedded data, and where these networks are cached. device: None for the plan's. What is found is merged with what
-    the artifact's report holds, and stored in it with `report.html`; returns the artifact as it is now. Networks that
-    are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
+    the artifact's report holds, and stored in it with `report.html` and pictures; returns the artifact as it is now.
+    Networks that are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
     Raises `BadValue` where the artifact was judged by another protocol, `InUse` where another process judges it.
     """
     settled = on_device(artifact.plan, device)
@@ -51,7 +51,7 @@ def judge(
         for found in _reports(artifact, opened, rules, random, full, tell):
             report = report.merge(found)
         page = html.report_page(artifact, report).encode()
-        done = artifact.update(report=report.dump(), extra={"report.html": page})
+        done = artifact.update(report=report.dump(), extra={"report.html": page, **pictures.for_artifact(artifact)})
     opened.hooks.hook.condense_evaluated(artifact=done, report=report)
     return done
 

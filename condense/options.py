@@ -65,6 +65,7 @@ Full = Annotated[
     bool | None,
     typer.Option("--full/--no-full", help="Judge networks that saw all of the data, too (default: if it is cheap)."),
 ]
+FullToo = Annotated[bool, typer.Option("--full", help="Judge networks that saw all of the data, too.")]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Make the set, and do not judge it.")]
 Random = Annotated[bool, typer.Option("--random", help="Judge as many random real images, too.")]
 Normalised = Annotated[bool, typer.Option("--normalised", help="The .npz file holds the networks' own inputs.")]

@@ -31,8 +31,7 @@ SPELLING = {
     "run": "--data --per-class --seed --steps --device --set --with --net --protocol --nets --repeats --out --minutes"
     " --full --no-full --no-eval --data-root --tensorboard --json",
     "resume": "--minutes --full --no-full --no-eval --data-root --tensorboard --json",
-    "eval": "--data --nets --repeats --protocol --set --seed --random --full --no-full --normalised --device"
-    " --data-root --json",
+    "eval": "--data --nets --repeats --protocol --set --seed --random --full --normalised --device --data-root --json",
     "list": "--json",
     "show": "--data --per-class --set --with --json",
     "plugins": "--json",
