@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,10 @@ class Sampler(ABC):
     def __len__(self) -> int:
         return len(self.groups)
 
+    def rate(self, at: int) -> Tensor | None:
+        """The learned step size of training step `at` on these items, where they bring one."""
+        return None
+
     @cached_property
     def _table(self) -> tuple[Tensor, list[int]]:
         """Positions sorted by class (stable), and host-side offsets: a class is a slice, without a device sync."""
@@ -61,7 +66,7 @@ class Sampler(ABC):
     def counts(self) -> list[int]:
         """Items of each class, in class order."""
         _, offsets = self._table
-        return [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(offsets)]
 
     def ids(self, cls: int | None) -> Tensor:
         """Positions of the items of one class (or of all), ascending."""
@@ -148,10 +153,17 @@ class TensorSampler(Sampler):
     """Items held in memory. x is whatever the task's form says, already encoded."""
 
     def __init__(
-        self, task: Task, x: Any, y: Tensor, *, loss: Loss | None = None, like: Sampler | None = None
+        self,
+        task: Task,
+        x: Any,
+        y: Tensor,
+        *,
+        loss: Loss | None = None,
+        like: Sampler | None = None,
+        rate: Callable[[int], Tensor | None] | None = None,
     ) -> None:
-        """`like`: a sampler whose items are about the same classes in the same order; its table of classes is shared."""
-        self.task, self.x, self.y, self.loss = task, x, y, loss
+        """`like`: a sampler with items about the same classes in the same order, whose table of classes is shared."""
+        self.task, self.x, self.y, self.loss, self._rate = task, x, y, loss, rate
         self._groups = task.hard(y) if like is None else like.groups
         if like is not None:
             self._table = like._table
@@ -166,6 +178,9 @@ class TensorSampler(Sampler):
 
     def take(self, index: Tensor) -> Batch:
         return Batch(self.task.form.take(self.x, index), self.y[index], index)
+
+    def rate(self, at: int) -> Tensor | None:
+        return None if self._rate is None else self._rate(at)
 
 
 class TensorSource(Source):
@@ -257,7 +272,7 @@ class Data(Component):
 
 
 def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:
-    """Refuse what no method can use: no rows, rows and labels that differ in number, labels out of range, NaN, infinity."""
+    """Refuse what no method can use: no rows, not one label for each, labels out of range, NaN, infinity."""
     if len(x) == 0:
         raise BadData(where, 0, "holds no examples", "Give at least one example of each class.")
     if len(x) != len(y):
@@ -265,7 +280,9 @@ def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> 
         raise BadData(where, (len(x), len(y)), problem, "Give one label for each example.")
     if y.dim() != 1 or y.dtype != torch.int64:
         problem = "labels must be one whole number for each example, (N,) int64"
-        raise BadData(where, (tuple(y.shape), str(y.dtype)), problem, "Squeeze (N, 1) labels; turn floats into integers.")
+        raise BadData(
+            where, (tuple(y.shape), str(y.dtype)), problem, "Squeeze (N, 1) labels; turn floats into integers."
+        )
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= len(classes):
         problem = f"labels must lie in 0..{len(classes) - 1}"

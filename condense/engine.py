@@ -82,7 +82,10 @@ class Decoded:
         self.batch = syn.decode(None, step.rng.fold("decode"))
         self.x = form.leaf(self.batch.x)
         self.y = self.batch.y.detach().requires_grad_(self.batch.y.is_floating_point() and self.batch.y.requires_grad)
-        pairs = [*zip(form.pack(self.batch.x).values(), form.pack(self.x).values(), strict=True), (self.batch.y, self.y)]
+        pairs = [
+            *zip(form.pack(self.batch.x).values(), form.pack(self.x).values(), strict=True),
+            (self.batch.y, self.y),
+        ]
         self.pairs = [(source, leaf) for source, leaf in pairs if leaf.requires_grad and source.requires_grad]
         self.leaves = [leaf for _, leaf in self.pairs]
         step.syn = syn.sampler(Batch(self.x, self.y))
@@ -122,7 +125,7 @@ def push(term: Term, decoded: Decoded, updates: Updates) -> None:
     if term.role != "*":
         decoded.pull(updates.of("*"))  # what earlier terms have gathered may go everywhere, this term's may not
     aux = [p for p in updates.parameters.get("aux", []) if fnmatchcase("aux", term.role)]
-    inputs = [*decoded.leaves, *aux]
+    inputs = [*decoded.leaves, *updates.of(term.role), *aux]  # a learned rate is no part of an example
     if term.cotangents:
         drawn, grads = zip(*((t, g * term.weight) for t, g in term.cotangents), strict=True)
         torch.autograd.backward(drawn, grads, inputs=inputs)

@@ -46,7 +46,7 @@ def cost(recipe: Recipe, source: Source) -> float:
     nets = [part for part in recipe.walk() if isinstance(part, Net)]
     heaviest = max([activations(net, source.task) for net in nets], default=0)
     asked = max([_whole(part, "n") for part in recipe.walk() if isinstance(part, Pairing)], default=0)
-    real = sum(min(asked, count) for count in source.counts()) if asked else 0
+    real = min(asked * source.task.groups, len(source))
     items = recipe.budget.items(source)
     trained = 3 * items * max([_whole(part, "epochs") for part in recipe.walk()], default=0)
     return recipe.outer.steps * (real + items + trained) * heaviest / 2**30
@@ -58,7 +58,7 @@ def _whole(part: Any, key: str) -> int:
 
 
 def activations(net: Net, task: Task) -> int:
-    """Bytes that one example's forward pass leaves behind in float32; 0 where the network cannot be built without data."""
+    """Bytes that one example's forward pass leaves behind in float32; 0 where the network needs data to be built."""
     total = 0
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:

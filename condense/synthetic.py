@@ -64,19 +64,20 @@ class Synthetic(nn.Module, Sampler):
         """Decoded once and detached: what networks are trained on."""
         with torch.no_grad():
             batch = self.decode(None, rng)
-        return self.sampler(Batch(self.task.form.detach(batch.x), batch.y.detach()))
+        return self.sampler(Batch(self.task.form.detach(batch.x), batch.y.detach()), live=False)
 
-    def sampler(self, batch: Batch) -> TensorSampler:
-        """The decoded set `batch` as a sampler with this set's groups and loss."""
+    def sampler(self, batch: Batch, live: bool = True) -> TensorSampler:
+        """The decoded set `batch` as a sampler with this set's groups, loss and rates (`live`: differentiable)."""
+
+        def rate(at: int) -> Tensor | None:
+            value = self.rate(at)
+            return value if live or value is None else value.detach()
+
         like = self if len(batch) == len(self.item_groups) else None
-        return TensorSampler(self.task, batch.x, batch.y, loss=self.loss, like=like)
+        return TensorSampler(self.task, batch.x, batch.y, loss=self.loss, like=like, rate=rate)
 
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""
-
-    def rate(self, at: int) -> Tensor | None:
-        """The learned step size of training step `at`, where the set has one."""
-        return None
 
     def stored(self) -> dict[str, int]:
         """Bytes by kind: images, labels, decoder, external. The honest budget."""

@@ -156,6 +156,9 @@ class Sealed(Source):
     def device(self) -> torch.device:
         return self.inner.device
 
+    def __len__(self) -> int:
+        return len(self.inner)  # how many records there are is public, as a private source declares it
+
     @property
     def groups(self) -> Tensor:
         raise self._refusal("the class of each example")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from condense import execution
 from condense.axes import Distance, Loss, Objective, Pair, Pairing, Statistic, TaskLoss, Term
 from condense.data import Ask
+from condense.errors import NotBuilt
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.running import Step
@@ -85,14 +86,20 @@ class ClassWise(Pairing):
 class Matching(Objective):
     """sum over pairs of weight * distance(statistic(real), statistic(synthetic)), part by part.
 
-    The real side is measured once per step, with all of the pairing's asks; it is a constant. Each pair is a term of its
-    own, so memory is bounded by one pair. `weights`: globs over the statistic's part names; the first match counts, 0 skips.
+    The real side is measured once per step, with all of the pairing's asks; it is a constant. Each pair is a term of
+    its own, so memory is bounded by one pair. `weights`: globs over the statistic's part names; the first match counts,
+    0 skips.
     """
 
     statistic: Statistic
     distance: Distance
     pairing: Pairing
     weights: Mapping[str, float] = {"*": 1.0}
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        if self.distance.over != "mean":
+            problem = f"compares {self.distance.over}, and only means are measured so far"
+            raise NotBuilt("objective.distance", self.distance.name, problem, "Use a distance of means.")
 
     def reads(self, recipe: Recipe) -> Reads:
         return Reads(per_step=1)
