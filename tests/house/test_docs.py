@@ -103,6 +103,27 @@ def test_what_is_written_by_hand_gives_names_that_exist():
             assert name in known | {"tiny-moments"}, f"{page.name}: condense run {name}"
 
 
+def test_the_code_of_write_a_method_is_that_of_the_example():
+    text = (ROOT / "docs" / "write-a-method.md").read_text()
+    example = ROOT / "docs" / "example-plugin"
+    whole = "".join(path.read_text() for path in [*example.glob("*.py"), *example.glob("tests/*.py")])
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 6
+    for part in (part.strip() for block in blocks for part in block.split("\n\n\n")):
+        assert part in whole, f"not in the example: {part}"
+    project = tomllib.loads("".join(re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)))
+    theirs = tomllib.loads((example / "pyproject.toml").read_text())
+    for key, value in project["project"].items():
+        assert theirs["project"][key] == value
+
+
+def test_the_tests_that_the_architecture_names_exist():
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_\w+)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
