@@ -42,7 +42,7 @@ class RealExamples(Init):
         have, want = source.counts(), torch.bincount(groups, minlength=source.task.groups).tolist()
         for name, available, asked in zip(source.task.classes, have, want, strict=True):
             if asked > available:
-                problem = f"{self.name} needs {asked} real images of class {name!r}, which has {available}"
+                problem = f"{self.name} needs {asked} real examples of class {name!r}, which has {available}"
                 remedy = f"Ask for at most {min(have)} per class, or start from noise: --set init=noise."
                 raise BadValue("per_class", asked, problem, remedy)
 
