@@ -216,8 +216,10 @@ class Judge:
         numbers = range(self.protocol.repeats)
         missing = [i for i in numbers if self.kept.find(net, i) is None]
         for group in self._groups(net, missing):
-            for number, result in zip(group, self._judge(net, group), strict=True):
+            results = self._judge(net, group)
+            for number, result in zip(group, results, strict=True):
                 self.kept.add(net, number, result)
+            self._tell(net, group, 1, [result.curve for result in results])
         return [found for i in numbers if (found := self.kept.find(net, i)) is not None]
 
     def _groups(self, net: Net, numbers: Sequence[int]) -> list[list[int]]:
@@ -242,11 +244,12 @@ class Judge:
             scores, y = answers(loop, self.test, len(numbers))
             for curve, of_one in zip(curves, scores, strict=True):
                 curve.append((step, headline(self.protocol, of_one, y, self.test)))
-            self._tell(net, numbers, step / max(1, at[-1]), curves)
+            if step < at[-1]:  # the end is told once it is kept
+                self._tell(net, numbers, step / at[-1], curves)
         seconds = (time.monotonic() - started) / len(numbers)
         return [trial(self.protocol, *pair, y, self.test, seconds) for pair in zip(scores, curves, strict=True)]
 
-    def _tell(self, net: Net, numbers: list[int], share: float, curves: list[list[tuple[int, float]]]) -> None:
+    def _tell(self, net: Net, numbers: list[int], share: float, curves: Sequence[Sequence[tuple[int, float]]]) -> None:
         if self.progress is not None:
             latest = sum(curve[-1][1] for curve in curves) / len(curves)
             done = min(numbers) + share * len(numbers)

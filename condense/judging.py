@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from . import execution, html, pictures
-from .api import default_device, open_run
+from .api import open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
 from .checkpoint import Lock, private_folder
+from .data import Sampler
 from .errors import BadValue
 from .evaluate import Candidate, Progress, Protocol, evaluate
 from .foreign import open_foreign
+from .memory import judging_cost
 from .places import cache_folder
+from .planning import default_device
 from .recipe import Execution, Plan
 from .report import Report
 from .running import Limits, Run
@@ -45,7 +48,8 @@ def judge(
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
-    with Lock(private_folder(artifact.path)), execution.using(execution.passes(settled.execution)):
+    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler())
+    with Lock(private_folder(artifact.path)), execution.using(passes):
         report = Report.model_validate(artifact.report or {})
         _check_alike(report, rules)
         for found in _reports(artifact, opened, rules, random, full, tell):
@@ -54,6 +58,11 @@ def judge(
         done = artifact.update(report=report.dump(), extra={"report.html": page, **pictures.for_artifact(artifact)})
     opened.hooks.hook.condense_evaluated(artifact=done, report=report)
     return done
+
+
+def _passes(how: Execution, rules: Protocol, data: Sampler) -> execution.Passes:
+    """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
+    return execution.passes(execution.settled(how, judging_cost(rules, data)))
 
 
 def _check_alike(report: Report, rules: Protocol) -> None:
@@ -108,7 +117,7 @@ def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, 
     transform = settled.recipe.preprocess.fit(splits.train, splits.facts).to(device)
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
     candidate = Candidate(data, transform, Path(path).name)
-    with execution.using(execution.passes(settled.execution)):
+    with execution.using(_passes(settled.execution, judged_by(settled), candidate.data)):
         return evaluate(
             candidate,
             splits,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .axes import Net, Pairing
-from .data import Source
+from .data import Sampler, Source
 from .errors import NoRoom
+from .protocol import Protocol
 from .recipe import Recipe
 from .task import Task
 
@@ -50,6 +51,13 @@ def cost(recipe: Recipe, source: Source) -> float:
     items = recipe.budget.items(source)
     trained = 3 * items * max([_whole(part, "epochs") for part in recipe.walk()], default=0)
     return recipe.outer.steps * (real + items + trained) * heaviest / 2**30
+
+
+def judging_cost(protocol: Protocol, data: Sampler) -> float:
+    """Seconds that training the protocol's networks on `data` takes on one core, eagerly, in order of magnitude."""
+    fit = protocol.fit(data)
+    examples = fit.length(data) * min(fit.batch or len(data), len(data))
+    return protocol.repeats * PASSES * examples * sum(activations(net, data.task) for net in protocol.nets) / 2**30
 
 
 def _whole(part: Any, key: str) -> int:

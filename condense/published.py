@@ -1,4 +1,6 @@
-"""Published settings and figures: rows of TOML beside each recipe, data set x budget -> overrides and the paper's number."""
+"""Published settings and figures: rows of TOML beside each recipe, data set x budget -> overrides and the paper's
+number.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from .recipe import Published
 class Row(BaseModel):
     """One row. `data` or `per_class` absent: for every one. Later rows override earlier ones.
 
-    settings, judging: overrides by dotted path, of the recipe and of the protocol. accuracy, std: per cent, as published.
-    source: where the figure or the setting stands. embedded: a setting of our own for the embedded data, not the paper's.
+    settings, judging: overrides by dotted path, of the recipe and of the protocol. accuracy, std: per cent, as
+    published. source: where the figure or the setting stands. embedded: a setting of our own for the embedded data,
+    not the paper's. turn: `condense reproduce` runs rows of lower turns first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +35,7 @@ class Row(BaseModel):
     source: str = ""
     note: str = ""
     embedded: bool = False
+    turn: int = Field(default=9, ge=1)
 
     def fits(self, data: str, per_class: int) -> bool:
         return self.data in (None, data) and self.per_class in (None, per_class)

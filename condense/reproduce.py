@@ -1,0 +1,144 @@
+"""The command `condense reproduce`: published rows, run one after the other, and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import files
+from . import options as o
+from .errors import CondenseError
+from .terminal import Speaker
+
+if TYPE_CHECKING:
+    from .reproduced import Estimate, Finished, Shelf, Target
+    from .reproduction import How
+
+Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Only rows of this method.")]
+OnData = Annotated[str | None, typer.Option("--data", metavar="SET", help="Only rows of this data set.")]
+Size = Annotated[int | None, typer.Option("--per-class", metavar="N", help="Only rows of so many images of a class.")]
+Networks = Annotated[int, typer.Option("--repeats", metavar="N", min=1, help="How many networks judge.")]
+Budget = Annotated[float | None, typer.Option("--minutes", metavar="T", help="Pause after so many minutes in all.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the runs lie, and go on.")]
+Rows = Annotated[Path, typer.Option("--rows", metavar="DIR", help="Where rows go; the page lies beside it, as DIR.md.")]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="What else has to be known of the row.")]
+Listed = Annotated[bool, typer.Option("--list", help="Name the rows and where they stand; run nothing.")]
+Timed = Annotated[bool, typer.Option("--estimate", help="Time a few steps of each row instead of running it.")]
+TimedOn = Annotated[str | None, typer.Option("--timed-on", metavar="SET", help="Time them on this set of equal sizes.")]
+
+
+def command(
+    method: Method = None,
+    data: OnData = None,
+    per_class: Size = None,
+    seed: o.Seed = 0,
+    steps: o.Steps = None,
+    repeats: Networks = 20,
+    minutes: Budget = None,
+    device: o.Device = None,
+    runs: Runs = Path("runs"),
+    rows: Rows = Path("docs/reproduced"),
+    note: Note = "",
+    listed: Listed = False,
+    estimate: Timed = False,
+    timed_on: TimedOn = None,
+    data_root: o.DataRoot = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Make and judge published rows, all or those that are named, and write the page of what came of them.
+
+    What is begun goes on where it was, and what is finished stays. A row that is named in full need not be published.
+    """
+    from .places import data_root as reading_from
+    from .reproduced import Shelf
+    from .reproduction import How, chosen
+
+    speaker, shelf = Speaker(as_json), Shelf(rows)
+    how = How(seed, steps, repeats, device, runs, minutes)
+    found = chosen(method, data, per_class)
+    if not listed:
+        with reading_from(data_root):
+            _work(
+                speaker, shelf, found, _timing(shelf, how, timed_on) if estimate else _making(speaker, shelf, how, note)
+            )
+    _tell(speaker, shelf, found)
+
+
+Work = Callable[["Target"], "Finished | Estimate | None"]  # None: it is done already
+
+
+def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -> None:
+    """One row after the other, each stored at once. A row that is refused stops no other; its error is raised last."""
+    from .plugins import registry
+    from .reproduced import page, targets
+    from .running import Paused
+
+    refused: CondenseError | None = None
+    for target in found:
+        try:
+            done = work(target)
+        except Paused:
+            raise
+        except CondenseError as error:
+            speaker.complain(error)
+            refused = refused or error
+            continue
+        if done is not None:
+            speaker.say(f"written   {shelf.add(done)}")
+        files.write(shelf.page, page(shelf, targets(registry())).encode())
+    if refused is not None:
+        raise refused
+
+
+def _timing(shelf: Shelf, how: How, on: str | None) -> Work:
+    from .reproduction import timed
+
+    known = shelf.estimates()
+    return lambda target: None if target.key in known else timed(target, how, on)
+
+
+def _making(speaker: Speaker, shelf: Shelf, how: How, note: str) -> Work:
+    """Reproduce a row; one that stands there already, judged by as many networks, only where it is given a note."""
+    from . import observers
+    from .reproduction import name_of, reproduce
+    from .terminal import Announcer, JudgingBar
+
+    known = {row.name: row for row in shelf.finished()}
+
+    def work(target: Target) -> Finished | None:
+        old = known.get(name_of(target, how))
+        if old is not None and old.condensed.n >= how.repeats and not note:
+            return None
+        with ExitStack() as stack:
+            bar = stack.enter_context(JudgingBar(speaker.progress))
+            steps = stack.enter_context(observers.RichProgress(speaker.progress))
+            watching = [Announcer(speaker), steps, stack.enter_context(observers.JsonLines())]
+            return reproduce(target, how, observers=watching, tell=bar.tell, note=note or (old.note if old else ""))
+
+    return work
+
+
+def _tell(speaker: Speaker, shelf: Shelf, found: Sequence[Target]) -> None:
+    """Where each row stands, and where the page lies."""
+    from .reproduced import percent
+    from .terminal import columns
+
+    finished, estimates = shelf.finished(), shelf.estimates()
+    lines = []
+    for target in found:
+        rows = [row for row in finished if row.target.key == target.key]
+        hours = [f"about {estimates[target.key].hours:.1f} CPU-hours"] if target.key in estimates else []
+        stands = [f"{percent(row.condensed)} (n={row.condensed.n}, {row.steps:,} steps)" for row in rows] or hours
+        figure = "" if target.accuracy is None else f"{target.accuracy:g}"
+        lines.append((target.method, target.data, str(target.per_class), figure, "; ".join(stands) or "not run"))
+    speaker.show(columns(("method", "data", "per class", "published", "ours"), lines))
+    if shelf.page.is_file():
+        speaker.say(f"page      {shelf.page}")
+    keys = {target.key for target in found}
+    named = [row.model_dump(mode="json") for row in finished if row.target.key in keys]
+    timed = [estimate.model_dump(mode="json") for key, estimate in estimates.items() if key in keys]
+    speaker.result({"page": str(shelf.page), "rows": named, "estimates": timed})

@@ -1,0 +1,186 @@
+"""Reproducing published rows: the set is made and judged beside random images; or only its steps are timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import api, execution
+from .artifact import Artifact
+from .engine import condense
+from .errors import BadValue
+from .evaluate import Progress
+from .given import as_data
+from .hookspecs import hookimpl
+from .judging import Tell, judge, judged_by
+from .machine import machine
+from .manifest import read as read_manifest
+from .plugins import registry
+from .recipe import Plan
+from .report import Report
+from .reproduced import Estimate, Finished, Making, Target, run_name, targets
+from .running import Limits, Paused
+
+WARM, TIMED = 2, 3  # outer steps: the first compile, then as many are timed
+
+
+@dataclass(frozen=True)
+class How:
+    """How rows are reproduced. steps: fewer than published; None: as published. runs: where runs lie.
+
+    minutes: of wall time for all rows together, counted from `started`.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    repeats: int = 20
+    device: str | None = None
+    runs: Path = Path("runs")
+    minutes: float | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float | None:
+        """Minutes that are left; None: no end."""
+        return None if self.minutes is None else self.minutes - (time.monotonic() - self.started) / 60
+
+
+def chosen(method: str | None, data: str | None, per_class: int | None) -> list[Target]:
+    """The rows with a published figure that match; where all three are given, that row, published or not.
+
+    Raises `BadValue` where there is none.
+    """
+    asked = (method, data, per_class)
+    known = targets(registry())
+    found = [t for t in known if all(want in (None, has) for want, has in zip(asked, t.key, strict=True))]
+    if found:
+        return found
+    if method is None or data is None or per_class is None:
+        remedy = "See `condense reproduce --list`, or name a row in full: --method, --data and --per-class."
+        raise BadValue("row", asked, "matches no row with a published figure", remedy)
+    registry().recipe(method)
+    return [Target(method=method, data=data, per_class=per_class)]
+
+
+def planned(target: Target, how: How, steps: int | None = None) -> Plan:
+    return api.plan(
+        target.method, data=target.data, per_class=target.per_class, seed=how.seed, steps=steps, device=how.device
+    )
+
+
+def name_of(target: Target, how: How) -> str:
+    """The name of the row's run folder, and of its file."""
+    published = planned(target, how).recipe.outer.steps
+    return run_name(target, how.seed, published if how.steps is None else how.steps, published)
+
+
+def reproduce(
+    target: Target, how: How, *, observers: Iterable[Any] = (), tell: Tell | None = None, note: str = ""
+) -> Finished:
+    """Make the row's set, or go on with it, and judge it by the method's own protocol, with `how.repeats` networks.
+
+    Raises `Paused` when the time is used up, once the state is saved; else as `condense.run` and `condense.judge`.
+    """
+    settled = planned(target, how, how.steps)
+    steps, published = settled.recipe.outer.steps, planned(target, how).recipe.outer.steps
+    folder = how.runs / name_of(target, how)
+    artifact = api.carry_out(settled, folder, observers=observers, limits=Limits(minutes=how.left()))
+    rules = judged_by(artifact.plan).with_(repeats=how.repeats)
+    artifact = judge(artifact, protocol=rules, full=False, device=how.device, tell=_within(how, folder, tell))
+    report = {str(row.kind): row for row in Report.model_validate(artifact.report).rows}
+    own = "random" if target.method == "random" else "condensed"
+    return Finished(
+        target=target,
+        seed=how.seed,
+        steps=steps,
+        published_steps=published,
+        condensed=report[own],
+        random=None if own == "random" else report["random"],
+        making=_making(artifact),
+        note=note,
+    )
+
+
+def _within(how: How, folder: Path, tell: Tell | None) -> Tell:
+    """`tell`, which raises `Paused` when the time is used up: the networks that are judged by then are kept."""
+
+    def told(at: Progress, what: str) -> None:
+        if tell is not None:
+            tell(at, what)
+        left = how.left()
+        if left is not None and left <= 0:
+            problem = f"has used the {how.minutes:g} minutes it was given; the networks that are judged are kept"
+            raise Paused("judging", str(folder), problem, "Call it again: it goes on with the next network.")
+
+    return told
+
+
+def _making(artifact: Artifact) -> Making:
+    facts = artifact.provenance
+    return Making(
+        seconds=facts["seconds"],
+        peak_memory_bytes=facts["peak_memory_bytes"],
+        passes=execution.passes(artifact.plan.execution).kind,
+        machine=facts["machine"],
+        versions=facts["versions"],
+        plan=artifact.plan.digest(),
+        artifact=read_manifest(artifact.path)["files"]["tensors.safetensors"]["sha256"],
+    )
+
+
+# -- estimates ------------------------------------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """An observer that ends a run after WARM + TIMED steps, and knows how long the last TIMED of them took."""
+
+    def __init__(self) -> None:
+        self.at: list[tuple[float, float]] = []
+
+    @hookimpl
+    def condense_stepped(self, run: Any) -> None:
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        self.at.append((time.process_time(), time.monotonic()))
+
+    @hookimpl
+    def condense_stop(self) -> str | None:
+        return "timed" if len(self.at) == WARM + TIMED else None
+
+    def each(self) -> tuple[float, float, int]:
+        """(processor seconds, wall seconds) of a step, and how many were timed."""
+        first, last, timed = self.at[WARM - 1], self.at[-1], len(self.at) - WARM
+        return (last[0] - first[0]) / timed, (last[1] - first[1]) / timed, timed
+
+
+def timed(target: Target, how: How, on: str | None = None) -> Estimate:
+    """The time of an outer step of the row at its published settings; nothing is stored. on: another set of its sizes.
+
+    Raises `BadValue` for a method that takes too few steps to be timed.
+    """
+    settled = planned(target, how)
+    steps = settled.recipe.outer.steps
+    if steps < WARM + TIMED:
+        problem = f"takes {steps} steps, too few to be timed"
+        raise BadValue("steps", steps, problem, "Run the row: condense reproduce without --estimate.")
+    if on is not None:
+        settled = settled.model_copy(update={"data": as_data(on)})
+    watch = Stopwatch()
+    run = api.open_run(settled, None, [watch], Limits())
+    with execution.using(execution.passes(run.plan.execution)):
+        condense(run)
+    cpu, wall, count = watch.each()
+    return Estimate(
+        target=target,
+        steps=steps,
+        seconds=wall if run.device.type == "cuda" else cpu,
+        wall=wall,
+        timed=count,
+        data=on or target.data,
+        passes=execution.passes(run.plan.execution).kind,
+        machine=machine(run.device),
+    )
