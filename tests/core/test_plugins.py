@@ -270,7 +270,7 @@ def texts():
 
 def test_no_text_tells_anyone_to_install_the_other_project_of_our_name():
     """`condense` on the package index is somebody else's; ours is condense-kit."""
-    wrong = re.compile(r"(pip3?|pipx|uv)\s+(pip\s+)?(install|add)[^\n`]*?[\s'\"]condense(?![-\w./])")
+    wrong = re.compile(r"(pip3?|pipx|uv) +(pip +)?(install|add)[^\n`]*?[ '\"]condense(?![-\w./])")
     assert wrong.search("pip install condense")
     assert wrong.search("pip install -q 'condense[graph]'")
     assert not wrong.search(["pip install 'condense-kit[graph]' ", " condense run dm"][0])

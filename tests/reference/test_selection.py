@@ -78,7 +78,7 @@ def test_twins_are_chosen_once_each():
 
 
 @pytest.mark.parametrize("init", [Real(), Herding(), KCenter()])
-def test_real_inits_take_examples_of_the_class_once_each_with_their_labels(init, device):
+def test_real_inits_take_examples_of_the_class_once_each_with_their_labels(init):
     run = toy_run(toy_recipe())
     groups = PerClass(n=5).allot(run.splits.train)
     batch = init(run, groups)
