@@ -106,13 +106,13 @@ def reproduce(
 
 
 def _within(how: How, folder: Path, tell: Tell | None) -> Tell:
-    """`tell`, which raises `Paused` when the time is used up: the networks that are judged by then are kept."""
+    """`tell`, which raises `Paused` once the time is used up and a network is judged, which is kept by then."""
 
     def told(at: Progress, what: str) -> None:
         if tell is not None:
             tell(at, what)
         left = how.left()
-        if left is not None and left <= 0:
+        if left is not None and left <= 0 and at.done == int(at.done):
             problem = f"has used the {how.minutes:g} minutes it was given; the networks that are judged are kept"
             raise Paused("judging", str(folder), problem, "Call it again: it goes on with the next network.")
 

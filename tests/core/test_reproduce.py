@@ -1,0 +1,301 @@
+"""`condense reproduce`: rows of tiny networks on digits, as small as they can be; and the page in docs/."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from condense import judging, published, reproduced, reproduction
+from condense.cli import app
+from condense.component import named
+from condense.errors import BadValue
+from condense.evaluate import evaluate
+from condense.execution import EAGER, Compiled, Passes, using
+from condense.memory import judging_cost
+from condense.plugins import registry
+from condense.protocol import Protocol
+from condense.published import Row
+from condense.recipe import Execution
+from condense.reproduced import Finished, Shelf, Target, page, targets
+from condense.reproduction import How, Stopwatch, chosen, timed
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"pool.net.depth": 1, "pool.net.width": 4, "objective.pairing.n": 4, "outer.steps": 3}
+JUDGED = {"nets.0.depth": 1, "nets.0.width": 4, "epochs": 2}
+
+
+def figure(per_class, accuracy):
+    return Row(data="digits", per_class=per_class, accuracy=accuracy, source="a test", settings=SMALL, judging=JUDGED)
+
+
+FIGURES = {"published/dm.toml": (figure(1, 60.0), figure(2, 70.0)), "published/dc.toml": (Row(data="mnist"),)}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, where the only published figures are two of tiny networks on digits."""
+    monkeypatch.chdir(tmp_path)
+    for module in (published, reproduced):
+        monkeypatch.setattr(module, "rows", lambda method: FIGURES.get(method.settings, ()))
+    return tmp_path
+
+
+def call(*arguments):
+    found = CliRunner().invoke(app, ["reproduce", *map(str, arguments)], prog_name="condense")
+    assert "Traceback" not in found.output
+    return found
+
+
+def one(*arguments, repeats=2, code=0):
+    """`condense reproduce` of the row with one image per class."""
+    row = ("--method", "dm", "--data", "digits", "--per-class", 1, "--repeats", repeats)
+    found = call(*row, *arguments)
+    assert found.exit_code == code, found.output
+    return found
+
+
+def stored(name="dm-digits-1-0"):
+    return json.loads(Path(f"docs/reproduced/{name}.json").read_text())
+
+
+def cells(text, title, *starts):
+    """The cells of the line that begins with these cells, in the section of a page."""
+    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines()]
+    return next((line for line in lines if line[: len(starts)] == list(starts)), None)
+
+
+# -- which rows -----------------------------------------------------------------------------------------------------
+
+
+def test_every_published_figure_is_a_target_once_and_the_first_ones_come_first():
+    written = []
+    for name in ("dc", "dsa", "dm", "baselines"):
+        path = ROOT / "plugins" / "condense_image" / "published" / f"{name}.toml"
+        method = "random" if name == "baselines" else name
+        rows = [row for row in tomllib.loads(path.read_text())["row"] if "accuracy" in row]
+        written += [(method, row["data"], row["per_class"], row["accuracy"]) for row in rows]
+    known = targets(registry())
+    assert sorted((*target.key, target.accuracy) for target in known) == sorted(written)
+    first = [target.key for target in known[:11]]
+    assert first[:2] == [("dc", "mnist", 1), ("dc", "fashion-mnist", 1)]
+    assert first[2:4] == [("dsa", "mnist", 1), ("dsa", "fashion-mnist", 1)]
+    cifar = {("dc", 1), ("dc", 10), ("dsa", 1), ("dsa", 10), ("dm", 1), ("dm", 10), ("dm", 50)}
+    assert set(first[4:]) == {(method, "cifar10", n) for method, n in cifar}
+
+
+def test_rows_are_chosen_by_any_of_their_names_and_a_full_name_needs_no_figure(place):
+    assert [target.per_class for target in chosen("dm", None, None)] == [1, 2]
+    assert [target.accuracy for target in chosen(None, "digits", 2)] == [70.0]
+    assert chosen("dsa", "mnist", 7) == [Target(method="dsa", data="mnist", per_class=7)]
+    with pytest.raises(BadValue, match="matches no row"):
+        chosen("dsa", None, None)
+    with pytest.raises(BadValue, match="dsa"):
+        chosen("dsaa", "mnist", 7)
+
+
+# -- a row ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_holds_what_the_judge_found_and_the_page_shows_it(place):
+    one("--note", "a note")
+    row = stored()
+    found = row["condensed"]["accuracies"]
+    mean = math.fsum(found) / len(found)
+    assert (row["steps"], row["published_steps"], row["seed"], row["note"]) == (3, 3, 0, "a note")
+    assert (len(found), row["condensed"]["n"], row["random"]["kind"]) == (2, 2, "random")
+    assert row["condensed"]["hardware"]["passes"] == row["making"]["passes"] == "eager float32"
+    assert row["making"]["machine"]["threads"] == torch.get_num_threads()
+    assert row["making"]["seconds"] > 0
+    read = Shelf(Path("docs/reproduced")).finished()[0]
+    assert read.difference == pytest.approx(100 * mean - 60.0)
+    assert read.gain == pytest.approx(100 * (mean - statistics.fmean(row["random"]["accuracies"])))
+    line = cells(Path("docs/reproduced.md").read_text(), "Finished", "dm", "digits", "1")
+    assert line[3:7] == ["3", "vico-dsa", "2", f"{100 * mean:.1f} +- {100 * statistics.pstdev(found):.1f}"]
+    assert line[9:] == ["60", f"{100 * mean - 60:+.1f}", "0 + 0", "a note"]
+    assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1") is None
+    assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "2")[-1] == "not timed yet"
+
+
+def test_a_finished_row_stays_and_more_networks_are_added_to_those_that_judged(place, monkeypatch):
+    one()
+    before = stored()
+    monkeypatch.setattr(reproduction, "judge", lambda *_, **__: pytest.fail("judged again"))
+    one()
+    assert stored() == before
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    for module in (published, reproduced):
+        monkeypatch.setattr(module, "rows", lambda method: FIGURES.get(method.settings, ()))
+    one(repeats=3)
+    after = stored()
+    assert after["condensed"]["accuracies"][:2] == before["condensed"]["accuracies"]
+    assert (after["condensed"]["n"], after["random"]["n"]) == (3, 3)
+    assert after["making"] == before["making"]
+
+
+def test_a_shortened_row_has_a_name_of_its_own_and_leaves_the_full_one_open(place):
+    one("--steps", 2)
+    assert (stored("dm-digits-1-0-2")["steps"], stored("dm-digits-1-0-2")["published_steps"]) == (2, 3)
+    text = Path("docs/reproduced.md").read_text()
+    assert cells(text, "Finished", "dm", "digits", "1")[3] == "2 / 3"
+    assert cells(text, "Not run", "dm", "digits", "1")[5:] == ["", "", "", "not timed yet"]
+
+
+def test_a_row_that_is_paused_between_steps_ends_with_the_same_set(place):
+    one("--runs", "unbroken")
+    whole = stored()["making"]["artifact"]
+    for file in Path("docs/reproduced").iterdir():
+        file.unlink()
+    pauses = 0
+    while call("--method", "dm", "--per-class", 1, "--minutes", 0).exit_code == 75 and pauses < 3:
+        assert not list(Path("docs/reproduced").iterdir())
+        pauses += 1
+    assert pauses == 3  # after steps 1 and 2, and after the first judged network
+    one()
+    assert stored()["making"]["artifact"] == whole
+
+
+def test_a_pause_while_judging_keeps_every_network_that_is_judged(place):
+    one("--steps", 1, repeats=1)
+    before = stored("dm-digits-1-0-1")["condensed"]["accuracies"]
+    log = Path("runs/dm-digits-1-0-1/.run/judged.jsonl")
+    for kept in (3, 4, 5, 6):  # one of each kind is there; each call adds a network before it pauses
+        one("--steps", 1, "--minutes", 0, repeats=3, code=75)
+        assert sum(bool(line) for line in log.read_text().splitlines()) == kept
+    one("--steps", 1, repeats=3)
+    assert stored("dm-digits-1-0-1")["condensed"]["accuracies"][:1] == before
+    assert log.read_text().count('{"key"') == 6
+
+
+def test_a_row_that_is_refused_stops_no_other_and_ends_the_command_with_its_code(place, monkeypatch):
+    work = reproduction.reproduce
+
+    def refusing(target, *more, **named):
+        if target.per_class == 1:
+            raise BadValue("data", "digits", "is refused by this test", "None.")
+        return work(target, *more, **named)
+
+    monkeypatch.setattr(reproduction, "reproduce", refusing)
+    found = call("--method", "dm", "--repeats", 1)
+    assert (found.exit_code, "is refused by this test" in found.stderr) == (2, True)
+    assert [path.name for path in Path("docs/reproduced").iterdir()] == ["dm-digits-2-0.json"]
+    assert stored("dm-digits-2-0")["target"]["accuracy"] == 70.0
+
+
+def test_the_list_says_where_each_row_stands_and_runs_nothing(place):
+    assert not list(place.iterdir())
+    listed = call("--list")
+    assert [line.split()[:4] for line in listed.stdout.splitlines()[1:]] == [
+        ["dm", "digits", "1", "60"],
+        ["dm", "digits", "2", "70"],
+    ]
+    assert not list(place.iterdir())
+    one()
+    told = json.loads(call("--list", "--json").stdout)
+    assert [row["target"]["per_class"] for row in told["rows"]] == [1]
+
+
+def test_a_malformed_row_is_refused_by_name(place):
+    one(repeats=1)
+    row = stored()
+    row["steps"] = "many"
+    Path("docs/reproduced/dm-digits-1-0.json").write_text(json.dumps(row))
+    with pytest.raises(BadValue, match=r"dm-digits-1-0.json.steps"):
+        Shelf(Path("docs/reproduced")).finished()
+
+
+# -- estimates ------------------------------------------------------------------------------------------------------
+
+
+def test_an_estimate_is_of_steps_after_the_first_ones(place, monkeypatch):
+    watch = Stopwatch()
+    watch.at = [(100.0, 200.0), (150.0, 260.0), (151.0, 262.0), (153.0, 266.0), (156.0, 272.0)]
+    assert watch.each() == (2.0, 4.0, 3)
+    steps = {**SMALL, "outer.steps": 7200}
+    rows = {"published/dm.toml": (figure(1, 60.0).model_copy(update={"settings": steps}),)}
+    for module in (published, reproduced):
+        monkeypatch.setattr(module, "rows", lambda method: rows.get(method.settings, ()))
+    one("--estimate")
+    estimate = Shelf(Path("docs/reproduced")).estimates()["dm", "digits", 1]
+    assert (estimate.steps, estimate.timed, estimate.data) == (7200, 3, "digits")
+    assert 0 < estimate.seconds < 1
+    assert estimate.hours == pytest.approx(2 * estimate.seconds)
+    assert not Path("runs").exists()
+    line = cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1")
+    assert (line[5], line[7], line[8]) == ("7,200", f"{2 * estimate.seconds:.1f}", "not run yet")
+
+
+def test_an_estimate_may_be_timed_on_other_data_of_the_same_sizes_and_needs_steps(place):
+    target = chosen("dm", "digits", 1)[0]
+    with pytest.raises(BadValue, match="too few to be timed"):
+        timed(target, How())
+    more = Target(method="dm", data="digits", per_class=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduction, "WARM", 1)
+        patch.setattr(reproduction, "TIMED", 2)
+        assert timed(more, How(), on="digits").data == "digits"
+
+
+# -- how networks that judge are computed ---------------------------------------------------------------------------
+
+
+def test_judging_is_compiled_where_its_training_is_long(device, place):
+    splits = named(reproduction.api.Plan.model_fields["data"].annotation, "digits").open(device)
+    small = judging.judged_by(reproduction.planned(chosen("dm", "digits", 1)[0], How()))
+    data = splits.train.subset(torch.arange(100, device=device))
+    large = small.with_(epochs=10**7)
+    assert judging_cost(large, data) == pytest.approx(judging_cost(small, data) * (10**7 + 1) / 3)
+    assert judging_cost(small.with_(repeats=50), data) == pytest.approx(10 * judging_cost(small, data))
+    how = Execution(device=str(device))
+    assert judging._passes(how, small, data) is EAGER
+    assert isinstance(judging._passes(how, large, data), Compiled)
+
+
+@pytest.mark.slow
+def test_bfloat16_and_float32_judge_alike(data_root, monkeypatch):
+    """Ten networks of width 128 on ten random images of FashionMNIST: the two means differ within their noise."""
+    monkeypatch.setenv("CONDENSE_DATA", str(data_root))
+    torch.set_num_threads(1)
+    plan = reproduction.api.plan("random", data="fashion-mnist", per_class=1, device="cpu")
+    run = reproduction.api.open_run(plan, None, (), reproduction.Limits())
+    candidate = judging.random_images(run)
+    rules = named(Protocol, "vico", repeats=10, epochs=60, record=1)
+
+    def judged(passes: Passes):
+        with using(passes):
+            return evaluate(candidate, run.splits, rules).rows[0]
+
+    exact, half = judged(EAGER), judged(Compiled(half=True))
+    assert half.hardware["passes"] == "compiled bfloat16"
+    assert half.accuracies != exact.accuracies
+    paired = [a - b for a, b in zip(half.accuracies, exact.accuracies, strict=True)]  # the same initial weights
+    noise = statistics.stdev(paired) / math.sqrt(len(paired))
+    print(
+        f"float32 {exact.headline}, bfloat16 {half.headline}, difference {statistics.fmean(paired):+.4f} +- {noise:.4f}"
+    )
+    assert abs(statistics.fmean(paired)) < max(3 * noise, 0.003)
+    assert abs(half.mean - exact.mean) < 0.02
+
+
+# -- the page in docs/ ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_reproduced_rows_is_fresh():
+    shelf = Shelf(ROOT / "docs" / "reproduced")
+    assert shelf.page.read_text() == page(shelf, targets(registry())), "run python -m condense.docs"
+
+
+def test_every_stored_row_is_named_as_its_file_and_judged_on_the_test_split():
+    for path in (ROOT / "docs" / "reproduced").glob("[!e]*.json"):
+        row = Finished.model_validate_json(path.read_text())
+        assert row.name == path.stem
+        assert (row.condensed.split, row.condensed.n) == ("test", len(row.condensed.accuracies))
+        assert row.random is None or row.random.rules == row.condensed.rules
