@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import load, plan, resume, run
+    from .api import load, resume, run
     from .hookspecs import hookimpl
     from .judging import judge
 
-_WHERE = {"judge": "judging", "load": "api", "plan": "api", "resume": "api", "run": "api", "hookimpl": "hookspecs"}
+_WHERE = {"judge": "judging", "load": "api", "plan": "planning", "resume": "api", "run": "api", "hookimpl": "hookspecs"}
 
 
 def __getattr__(name: str) -> Any:

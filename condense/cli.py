@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import importlib.util
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .recipe import Plan
     from .report import Report
+    from .running import Limits
 
 GROUP = "condense"  # as in condense.plugins, which is not imported here
 HELP = "Learn a small synthetic set from a large one, so that networks trained on it do nearly as well."
@@ -40,7 +42,9 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warned
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, ClickException):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -53,6 +57,11 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(sorted(_plugin_commands()) if _strangers() else [])]
+
+
+def _warned(message: Warning | str, *_: Any) -> None:
+    """A warning as one line, without the place in our source that it comes from."""
+    Speaker().warn(f"warning: {message}")
 
 
 class _Interrupt(CondenseError):
@@ -134,6 +143,7 @@ def run(
     repeats: o.Repeats = None,
     out: o.Out = None,
     minutes: o.Minutes = None,
+    checkpoint_every: o.CheckpointEvery = None,
     full: o.Full = None,
     no_eval: o.NoEval = False,
     data_root: o.DataRoot = None,
@@ -144,19 +154,21 @@ def run(
 
     The same call again goes on where it was. Ctrl-C pauses after the step; a second one ends at once.
     """
-    from .api import default_folder
+    from .api import asked_limits, default_folder
 
     asked = {"data": data, "per_class": per_class, "seed": seed, "steps": steps, "device": device, "net": net}
     with _reading_from(data_root):
         settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **asked)
         folder = out or default_folder(settled)
-        _carry_out(Speaker(as_json), settled, folder, minutes=minutes, full=full, no_eval=no_eval, board=tensorboard)
+        limits = asked_limits(minutes, checkpoint_every)
+        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
 
 
 @app.command()
 def resume(
     folder: o.RunFolder,
     minutes: o.Minutes = None,
+    checkpoint_every: o.CheckpointEvery = None,
     full: o.Full = None,
     no_eval: o.NoEval = False,
     data_root: o.DataRoot = None,
@@ -164,11 +176,12 @@ def resume(
     as_json: o.AsJson = False,
 ) -> None:
     """Go on with a run that was paused, interrupted or killed, from its last checkpoint."""
-    from .api import stored_plan
+    from .api import asked_limits, stored_plan
 
     with _reading_from(data_root):
         settled = stored_plan(folder)
-        _carry_out(Speaker(as_json), settled, folder, minutes=minutes, full=full, no_eval=no_eval, board=tensorboard)
+        limits = asked_limits(minutes, checkpoint_every)
+        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
 
 
 def _reading_from(folder: Path | None) -> Any:
@@ -181,15 +194,14 @@ def _carry_out(
     speaker: Speaker,
     settled: Plan,
     folder: Path,
+    limits: Limits,
     *,
-    minutes: float | None,
     full: bool | None,
     no_eval: bool,
     board: bool,
 ) -> None:
     """Make the set and judge it; say what is done, what was found, and where it lies."""
     from . import api, observers
-    from .running import Limits
     from .terminal import Announcer
 
     announcer = Announcer(speaker)
@@ -199,7 +211,7 @@ def _carry_out(
         watching.append(stack.enter_context(observers.JsonLines()))
         if board:
             watching.append(stack.enter_context(observers.TensorBoard()))
-        artifact = api.carry_out(settled, folder, observers=watching, limits=Limits(minutes=minutes))
+        artifact = api.carry_out(settled, folder, observers=watching, limits=limits)
     if not announcer.started:
         speaker.say(f"{folder} holds this run, finished: nothing is made again")
     _tell(speaker, artifact if no_eval else _judged(speaker, artifact, full=full))
@@ -268,8 +280,9 @@ def evaluate(
 
 
 def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dict[str, Any], **how: Any) -> None:
-    from .api import load, overridden
+    from .api import load
     from .component import named
+    from .planning import overridden
     from .protocol import Protocol
 
     if path.is_file() or (path.is_dir() and not (path / "manifest.json").exists() and not (path / ".run").is_dir()):

@@ -56,6 +56,9 @@ Nets = Annotated[str | None, _option("--nets", "A,B,C", "The networks that judge
 Repeats = Annotated[int | None, _option("--repeats", "N", "How many networks of each kind judge (default: 5).")]
 Out = Annotated[Path | None, _option("--out", "DIR", "Where the artifact goes (default: runs/NAME-SET-N-SEED).")]
 Minutes = Annotated[float | None, _option("--minutes", "T", "Pause at a checkpoint after so many minutes.")]
+CheckpointEvery = Annotated[
+    int | None, _option("--checkpoint-every", "K", "Save after every K steps, too (default: every minute).")
+]
 DataRoot = Annotated[Path | None, _option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
 To = Annotated[Path, _option("--to", "FOLDER", "A new folder, or a file whose name ends in .npz.")]
 
@@ -89,8 +92,8 @@ class Judges:
 
 def named_nets(text: str, settled: Plan) -> list[Net]:
     """Networks by name. One that the plan uses is taken with its settings there: their depth suits the images."""
-    from .api import as_net
     from .axes import Net
+    from .planning import as_net
 
     known = {part.name: part for part in settled.recipe.walk() if isinstance(part, Net)}
     known |= {net.name: net for net in (settled.protocol.nets if settled.protocol else ())}
@@ -129,7 +132,7 @@ def plan_of(
     name: str, judges: Judges, texts: Sequence[str] | None = None, made: Sequence[str] | None = None, **planned: Any
 ) -> Plan:
     """The plan that the command line asks for; `planned` are arguments of `condense.plan`."""
-    from .api import plan
+    from .planning import plan
     from .plugins import registry
 
     planned |= {"options": factory_options(registry().recipe(name), name, made), "protocol": judges.protocol}

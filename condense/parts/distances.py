@@ -17,7 +17,8 @@ def row_cosine(real: Tensor, synthetic: Tensor, eps: float = 1e-6) -> Tensor:
     """sum over output rows of 1 - <r, s> / (|r| |s| + eps), 0-d; 0 for vectors (biases, norm scales).
 
     Tensors of three and more dimensions are rows by their first one: a convolution (out, in, h, w) has `out` rows.
-    Source: DC (Zhao et al., arXiv:2006.05929), eq. 8; that one-dimensional parameters contribute 0 stands only in the code.
+    Source: DC (Zhao et al., arXiv:2006.05929), eq. 8; that one-dimensional parameters contribute 0 stands only in the
+    code.
     """
     if real.dim() < 2:
         return torch.zeros((), dtype=synthetic.dtype, device=synthetic.device)
@@ -33,7 +34,7 @@ def squared_error(real: Tensor, synthetic: Tensor) -> Tensor:
 
 
 class RowCosine(Distance):
-    """DC's distance of gradients, layer by layer: see `row_cosine`. Blind to vectors, so no distance of mean features."""
+    """DC's distance of gradients, layer by layer: see `row_cosine`. Blind to vectors, as mean features are."""
 
     eps: float = 1e-6
 

@@ -80,8 +80,8 @@ def herding(features: Tensor, n: int) -> Tensor:
 def k_center(features: Tensor, n: int) -> Tensor:
     """n centres of `features` (M, D), farthest first from the one nearest to the mean; (n,) int64.
 
-    A 2-approximation of the smallest covering radius (Gonzalez 1985; Sener and Savarese, arXiv:1708.00489, algorithm 1).
-    An example is chosen once, also where it has a twin.
+    A 2-approximation of the smallest covering radius (Gonzalez 1985; Sener and Savarese, arXiv:1708.00489, algorithm
+    1). An example is chosen once, also where it has a twin.
     """
     best = (features - features.mean(dim=0)).square().sum(dim=1).argmin()
     chosen, gap = [best], torch.full_like(features[:, 0], torch.inf)

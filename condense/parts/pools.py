@@ -41,9 +41,10 @@ class _Nobody(Learners):
 class Fresh(Pool):
     """A freshly initialised network every `turns` outer steps, trained by `inner` between its turns.
 
-    turns=1 is DM's random network; turns=10 with 50 epochs on the synthetic set is DC's double loop at 10 images per class
-    (the network is not trained after its last turn). `on`: what it is trained on. `calibrate`: networks with batch norm get
-    their statistics from that many real examples of each class at every turn, then keep them (DC's code: 16).
+    turns=1 is DM's random network; turns=10 with 50 epochs on the synthetic set is DC's double loop at 10 images per
+    class (the network is not trained after its last turn). `on`: what it is trained on. `calibrate`: networks with
+    batch norm get their statistics from that many real examples of each class at every turn, then keep them (DC's
+    code: 16).
     """
 
     net: Net

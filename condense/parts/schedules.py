@@ -15,9 +15,9 @@ class Drops(Schedule):
     `restart`: the rule's state starts afresh at each drop (vico re-creates its optimiser, which loses the momentum).
     """
 
-    start: float
+    start: float = Field(ge=0)
     at: tuple[float, ...]
-    factor: float = 0.1
+    factor: float = Field(default=0.1, ge=0)
     restart: bool = False
 
     def value(self, progress: float) -> float:
@@ -30,8 +30,8 @@ class Drops(Schedule):
 class Cosine(Schedule):
     """Half a cosine from `start` down to `to`."""
 
-    start: float
-    to: float = Field(default=0.0)
+    start: float = Field(ge=0)
+    to: float = Field(default=0.0, ge=0)
 
     def value(self, progress: float) -> float:
         return self.to + (self.start - self.to) * 0.5 * (1 + math.cos(math.pi * progress))

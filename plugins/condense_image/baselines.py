@@ -1,7 +1,7 @@
 """Sets of real images: random, herding and k-center, through the same door as the methods that are compared with them.
 
-Herding and k-center choose within each class by the features of a network trained on the whole training split, as in the
-coreset baselines of DC (arXiv:2006.05929, section 4.1); `scorer = null` chooses by the inputs themselves.
+Herding and k-center choose within each class by the features of a network trained on the whole training split, as in
+the coreset baselines of DC (arXiv:2006.05929, section 4.1); `scorer = null` chooses by the inputs themselves.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """Dataset condensation by gradient matching (DC; Zhao, Mopuri and Bilen, ICLR 2021, arXiv:2006.05929).
 
-Synthetic images whose gradient agrees, layer by layer, with that of real images of the same class, along the training of
-freshly initialised networks on the synthetic set.
+Synthetic images whose gradient agrees, layer by layer, with that of real images of the same class, along the training
+of freshly initialised networks on the synthetic set.
 
-Where paper and official code differ, the code is followed: one-dimensional parameters contribute nothing to the distance,
-and the network is not trained after its last matching step. Official code draws its seeds from the clock; here every draw is
-keyed by the seed of the run. `outer.steps` counts updates of the images: iterations times the outer loop.
+Where paper and official code differ, the code is followed: one-dimensional parameters contribute nothing to the
+distance, and the network is not trained after its last matching step. Official code draws its seeds from the clock;
+here every draw is keyed by the seed of the run. `outer.steps` counts updates of the images: iterations times the outer
+loop.
 """
 
 from __future__ import annotations
 
-from condense.component import named
 from condense.axes import Augment, Init, Net, Preprocess
+from condense.component import named
 from condense.fit import Fit
 from condense.hookspecs import hookimpl
 from condense.parts.budgets import PerClass
@@ -29,8 +30,8 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 def loops(per_class: int) -> tuple[int, int]:
     """(matching steps per network, training epochs between two of them) for a budget.
 
-    Published for 1, 10, 20, 30, 40 and 50 images per class. In between, our rule: as many steps as images per class, and
-    epochs that keep the product at 500 (at most 50 epochs); above 50, the loops of 50.
+    Published for 1, 10, 20, 30, 40 and 50 images per class. In between, our rule: as many steps as images per class,
+    and epochs that keep the product at 500 (at most 50 epochs); above 50, the loops of 50.
     """
     if per_class in LOOPS:
         return LOOPS[per_class]

@@ -1,7 +1,8 @@
-"""Differentiable siamese augmentation (DSA; Zhao and Bilen, ICML 2021, arXiv:2102.08259): DC with one augmentation for both.
+"""Differentiable siamese augmentation (DSA; Zhao and Bilen, ICML 2021, arXiv:2102.08259): DC with augmentation.
 
-The same random differentiable augmentation is applied to real and synthetic images before their gradients are compared; the
-training of networks on the synthetic set, between matching steps and by the judge, augments each image on its own.
+The same random differentiable augmentation is applied to real and synthetic images before their gradients are
+compared; the training of networks on the synthetic set, between matching steps and by the judge, augments each image
+on its own.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from condense import api
+from condense import planning as api
 from condense.axes import Preprocess
 from condense.component import named
 from condense.data import TensorSampler

@@ -1,9 +1,9 @@
 """Layers that are torch's own, but written another way where they are compiled: the same numbers, in less time.
 
-Measured on one core with AMX, compiled, bfloat16: the gradient of ConvNet-3 on 256 images takes 265 ms with torch's pooling
-and 217 with the mean over a view, whose backward vectorises. Of 256 grey images, for which the convolution library leaves
-its fast path, the gradient takes 653 ms and 216 with a second channel of zeros and the border padded beforehand; features
-212 and 49 ms.
+Measured on one core with AMX, compiled, bfloat16: the gradient of ConvNet-3 on 256 images takes 265 ms with torch's
+pooling and 217 with the mean over a view, whose backward vectorises. Of 256 grey images, for which the convolution
+library leaves its fast path, the gradient takes 653 ms and 216 with a second channel of zeros and the border padded
+beforehand; features 212 and 49 ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AvgPool2d(nn.AvgPool2d):
 
 @final
 class Conv2d(nn.Conv2d):
-    """Convolution; compiled on a CPU, one input channel is joined by a second of zeros, and the border is padded before."""
+    """Convolution; compiled on a CPU, one input channel gets a second of zeros, and the border is padded before."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() and self.in_channels == 1 and x.device.type == "cpu":
