@@ -1,0 +1,34 @@
+"""What the README shows from Python: data and a network of one's own, without a plugin, up to the judged artifact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import condense
+
+
+@pytest.fixture
+def examples() -> tuple[torch.Tensor, torch.Tensor]:
+    """60 separable 1x12x12 images of 3 classes, in [0, 1]."""
+    y = torch.arange(60) % 3
+    x = torch.rand(60, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.5
+    x[torch.arange(60), 0, 4 * y] += 0.5
+    return x, y
+
+
+def test_own_data_and_an_own_network_are_condensed_and_judged(examples, tmp_path):
+    def net(task):
+        return nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, task.outputs))
+
+    asked = {"data": examples, "net": net, "per_class": 4, "steps": 2, "device": "cpu", "out": tmp_path / "run"}
+    settings = {"protocol.epochs": 20, "protocol.repeats": 2}
+    artifact = condense.run("dm", settings=settings, **asked)
+    images = [(tuple(image.shape), int(label)) for image, label in artifact.dataset()]
+    assert images == [((1, 12, 12), c) for c in (0, 1, 2) for _ in range(4)]
+    judged = condense.judge(artifact, full=False)
+    assert [(row["kind"], row["n"]) for row in judged.report["rows"]] == [("condensed", 2), ("random", 2)]
+    again = condense.judge(condense.run("dm", settings=settings, **asked), full=False)
+    assert again.report == judged.report, "the same call again finds what is done, and can be judged"
+    assert condense.load(tmp_path / "run").report == judged.report
