@@ -12,6 +12,8 @@ import torch
 
 from . import api, execution
 from .artifact import Artifact
+from .component import checked
+from .data import Data
 from .engine import condense
 from .errors import BadValue
 from .evaluate import Progress
@@ -63,6 +65,7 @@ def chosen(method: str | None, data: str | None, per_class: int | None) -> list[
         remedy = "See `condense reproduce --list`, or name a row in full: --method, --data and --per-class."
         raise BadValue("row", asked, "matches no row with a published figure", remedy)
     registry().recipe(method)
+    checked(lambda: registry().lookup(Data, data), "data")  # by name only: a path makes no name for a row
     return [Target(method=method, data=data, per_class=per_class)]
 
 

@@ -97,8 +97,13 @@ def test_rows_are_chosen_by_any_of_their_names_and_a_full_name_needs_no_figure(p
     assert chosen("dsa", "mnist", 7) == [Target(method="dsa", data="mnist", per_class=7)]
     with pytest.raises(BadValue, match="matches no row"):
         chosen("dsa", None, None)
-    with pytest.raises(BadValue, match="dsa"):
-        chosen("dsaa", "mnist", 7)
+    for asked, value in (
+        (("dsaa", "mnist", 7), "dsaa"),
+        (("dsa", "mnst", 7), "mnst"),
+        (("dsa", "npz:x.npz", 7), "npz:"),
+    ):
+        with pytest.raises(BadValue, match=value):
+            chosen(*asked, 7)
 
 
 # -- a row ----------------------------------------------------------------------------------------------------------
