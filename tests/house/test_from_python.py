@@ -30,5 +30,9 @@ def test_own_data_and_an_own_network_are_condensed_and_judged(examples, tmp_path
     judged = condense.judge(artifact, full=False)
     assert [(row["kind"], row["n"]) for row in judged.report["rows"]] == [("condensed", 2), ("random", 2)]
     again = condense.judge(condense.run("dm", settings=settings, **asked), full=False)
-    assert again.report == judged.report, "the same call again finds what is done, and can be judged"
-    assert condense.load(tmp_path / "run").report == judged.report
+    assert accuracies(again) == accuracies(judged), "the same call again finds what is done, and can be judged"
+    assert accuracies(condense.load(tmp_path / "run")) == accuracies(judged)
+
+
+def accuracies(artifact) -> list[list[float]]:
+    return [row["accuracies"] for row in artifact.report["rows"]]
