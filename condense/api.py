@@ -2,124 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import torch
-from pydantic import ValidationError
 
 from . import execution, files
-from .artifact import Artifact, load, write_artifact
-from .axes import Net
-from .checkpoint import Lock, private_folder
-from .component import bad_value, checked, member, named
-from .engine import condense
+from .artifact import Artifact, load, read_plan, write_artifact
+from .checkpoint import PRIVATE, Lock, private_folder
+from .engine import check_roles, condense
 from .errors import BadValue, InUse
-from .evaluate import Protocol
+from .evaluate import held_out
 from .given import as_data
+from .isolation import blaming
 from .machine import machine, peak_memory
 from .memory import check_memory, cost
-from .plugins import registry, run_manager, versions
-from .published import Row, settings_for
-from .recipe import Execution, Plan, Recipe, check_recipe, replaced
+from .planning import as_net, default_device, plan, whole, with_net
+from .plugins import run_manager, versions
+from .recipe import Plan, Recipe, check_recipe
 from .running import Limits, Run
-
-
-def plan(
-    method: str | Recipe,
-    *,
-    data: Any = "digits",
-    per_class: int = 10,
-    seed: int = 0,
-    steps: int | None = None,
-    device: str | None = None,
-    net: Any = None,
-    protocol: Any = None,
-    settings: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Plan:
-    """The whole run as a value, validated; no data is read.
-
-    method: a recipe's name, or a `Recipe`. data: a name (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors
-    (x, y). net: a `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge.
-    options: arguments of the recipe's function. settings: leaves by dotted path, of the recipe, or below `protocol.` and
-    `execution.`; they win over published settings. Raises `BadValue` naming the field, its value and the remedy.
-    """
-    whole("per_class", per_class, 1, "Try --per-class 10.")
-    whole("seed", seed, 0, "Try --seed 0.")
-    where = as_data(data)
-    if isinstance(method, Recipe):
-        name, recipe, row, judge = "custom", method, Row(), "vico"
-    else:
-        published = registry().recipe(method)
-        row, name, judge = settings_for(published, where.label, per_class), method, published.protocol
-        recipe = published(per_class=per_class, **(options or {}))
-        for path, value in row.settings.items():
-            recipe = recipe.set(path, value)
-    judged = checked(lambda: member(Protocol, protocol or row.protocol or judge), "protocol")
-    if protocol in (None, row.protocol or judge):
-        judged = overridden(judged, row.judging)
-    network = None if net is None else as_net(net)
-    if network is not None and network.name != "custom":
-        recipe, judged = with_net(recipe, judged, network)
-    if steps is not None:
-        whole("steps", steps, 0, "Leave it out for the published number.")
-        recipe = recipe.set("outer.steps", steps)
-    computing = Execution(device=default_device(device)).model_dump()
-    for path, value in (settings or {}).items():
-        head, _, rest = path.partition(".")
-        if head == "protocol" and rest:
-            judged = overridden(judged, {rest: value})
-        elif head == "execution" and rest:
-            computing = replaced(computing, rest, value, "execution")
-        else:
-            recipe = recipe.set(path.removeprefix("recipe."), value)
-    if network is not None and network.name == "custom":
-        recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
-    computed = checked(lambda: Execution.model_validate(computing), "execution")
-    return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computed)
-
-
-def whole(field: str, value: Any, least: int, remedy: str) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
-
-
-def as_net(value: Any) -> Net:
-    """A `Net` from a name, a mapping, a Net, or any callable that returns a module."""
-    if isinstance(value, str | Mapping | Net):
-        return checked(lambda: member(Net, value), "net")
-    return named(Net, "custom", live=value)
-
-
-def with_net(recipe: Recipe, judged: Protocol, network: Net) -> tuple[Recipe, Protocol]:
-    """Both with `network` in place of every network they name."""
-    return recipe.rewrite(Net, lambda _: network), judged.with_(nets=(network,))
-
-
-def overridden(judged: Protocol, changes: Mapping[str, Any]) -> Protocol:
-    """The protocol with leaves changed by dotted path."""
-    tree = judged.dump()
-    for path, value in changes.items():
-        tree = replaced(tree, path, value, "protocol")
-    return checked(lambda: member(Protocol, tree), "protocol")
-
-
-def default_device(asked: str | None) -> str:
-    """The device that was asked for, if it can be used; else cuda where there is one, else cpu."""
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(asked).type
-    except RuntimeError:
-        raise BadValue("device", asked, "is no device of torch", "Use cpu, cuda or cuda:0.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadValue("device", asked, "cannot be used: torch sees no CUDA device here", "Use --device cpu.")
-    return asked
 
 
 def run(
@@ -128,16 +34,19 @@ def run(
     out: str | Path | None = None,
     observers: Iterable[Any] = (),
     minutes: float | None = None,
+    checkpoint_every: int | None = None,
     **planned: Any,
 ) -> Artifact:
     """Condense, and return the artifact written into `out` (default `runs/NAME-SET-N-SEED`). Arguments: see `plan`.
 
-    A folder that holds the same plan is taken up where it was. Raises `Paused` after `minutes`, or at Ctrl-C, once the
-    state is saved; `InUse` where `out` holds something else; `BadValue` and `BadData` before anything is written.
+    A folder that holds the same plan is taken up where it was. The state is saved every minute, and with
+    `checkpoint_every` after so many steps, too. Raises `Paused` after `minutes`, or at Ctrl-C, once it is saved;
+    `InUse` where `out` holds something else; `BadValue` and `BadData` before anything is written.
     """
+    limits = asked_limits(minutes, checkpoint_every)
     settled = plan(method, **planned)
     folder = Path(out) if out is not None else default_folder(settled)
-    return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
+    return carry_out(settled, folder, observers=observers, limits=limits)
 
 
 def resume(
@@ -147,20 +56,30 @@ def resume(
     net: Any = None,
     observers: Iterable[Any] = (),
     minutes: float | None = None,
+    checkpoint_every: int | None = None,
 ) -> Artifact:
     """Go on with the run in the folder `path` from its last checkpoint; a finished one is just opened.
 
-    data, net: what was given to `run` as live examples or as a callable, which no file holds. Raises `BadValue` where it
-    is missing or is not what the run began with; otherwise as `run`.
+    data, net: what was given to `run` as live examples or as a callable, which no file holds. Raises `BadValue` where
+    it is missing or is not what the run began with; otherwise as `run`.
     """
-    folder = Path(path)
+    folder, limits = Path(path), asked_limits(minutes, checkpoint_every)
     settled = stored_plan(folder)
     if data is not None:
         settled = settled.model_copy(update={"data": as_data(data)})
     if net is not None and settled.protocol is not None:
         recipe, judged = with_net(settled.recipe, settled.protocol, as_net(net))
         settled = settled.model_copy(update={"recipe": recipe, "protocol": judged})
-    return carry_out(settled, folder, observers=observers, limits=Limits(minutes=minutes))
+    return carry_out(settled, folder, observers=observers, limits=limits)
+
+
+def asked_limits(minutes: float | None, checkpoint_every: int | None) -> Limits:
+    """The limits that somebody asks for; raises `BadValue` for what can be none."""
+    if checkpoint_every is not None:
+        whole("checkpoint_every", checkpoint_every, 1, "Leave out --checkpoint-every: it saves every minute anyway.")
+    if minutes is not None and not (isinstance(minutes, int | float) and 0 < minutes < math.inf):
+        raise BadValue("minutes", minutes, "must be a number above 0", "Leave out --minutes for no limit.")
+    return Limits(minutes=minutes, steps=checkpoint_every)
 
 
 def default_folder(settled: Plan) -> Path:
@@ -173,48 +92,73 @@ def stored_plan(folder: Path) -> Plan:
     path = folder / ".run" / "plan.json"
     if not path.is_file():
         raise BadValue("path", str(folder), "holds no run of condense", "Give the --out folder of a run.")
-    try:
-        return Plan.model_validate(files.read_json(path))
-    except ValidationError as error:
-        raise bad_value(error, str(path)) from None
+    return read_plan(files.read_json(path), path)
 
 
 def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None) -> Artifact:
     """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact."""
-    started = open_run(settled, folder, observers, limits or Limits())
-    settled = started.plan
-    if holds(folder, settled) == "finished":
-        return load(folder)
-    with Lock(private_folder(folder)):
-        files.write_json(folder / ".run" / "plan.json", settled.model_dump(mode="json"))
-        with started.interruptible(), execution.using(execution.passes(settled.execution)):
-            syn = condense(started)
-        artifact = write_artifact(folder, settled, syn, started.transform, started.task, provenance(started))
-    started.hooks.hook.condense_finished(run=started, artifact=artifact)
+    hooks = run_manager(observers)
+    with blaming(hooks, folder):
+        started = open_run(settled, folder, hooks, limits or Limits())
+        settled = started.plan
+        held = holds(folder, settled)
+        if held == "finished":
+            return replace(load(folder), plan=settled)  # live data and networks are in no file
+        with Lock(private_folder(folder)):
+            if held == "nothing":
+                files.write_json(folder / PRIVATE / "plan.json", settled.model_dump(mode="json"))
+            artifact = _made(started, folder)
+        started.hooks.hook.condense_finished(run=started, artifact=artifact)
     return artifact
 
 
+def _made(started: Run, folder: Path) -> Artifact:
+    """The steps taken, the artifact written; what killed writers left behind is removed."""
+    for place in (folder, folder / PRIVATE):
+        files.sweep(place)
+    settled = started.plan
+    with started.interruptible(), execution.using(execution.passes(settled.execution)):
+        syn = condense(started)
+    made = write_artifact(folder, settled, syn, started.transform, started.task, provenance(started))
+    return replace(made, plan=settled)
+
+
 def holds(folder: Path, settled: Plan) -> str:
-    """What the output folder holds of this plan: nothing, a run that was begun, or a finished one. Else raises `InUse`."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return "nothing"
+    """What the output folder holds of this plan: nothing, a run that was begun, or a finished one. Else raises
+    `InUse`.
+    """
     remedy = "Give another folder with --out, or remove this one."
-    if not folder.is_dir() or not (folder / ".run" / "plan.json").is_file():
+    if not folder.exists() or (folder.is_dir() and _untouched(folder)):
+        return "nothing"
+    if not folder.is_dir() or not (folder / PRIVATE / "plan.json").is_file():
         raise InUse("out", str(folder), "exists and is no run of condense", remedy)
     if files.read_json(folder / ".run" / "plan.json") != settled.model_dump(mode="json"):
         raise InUse("out", str(folder), "holds a run of another plan", remedy)
     return "finished" if (folder / "manifest.json").is_file() else "begun"
 
 
-def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits) -> Run:
+def _untouched(folder: Path) -> bool:
+    """Is it empty, or left by a run that was killed before its plan was written?"""
+    inside = [path for path in (folder / PRIVATE).glob("*") if path.name != "lock" and path.suffix != ".tmp"]
+    return not inside and all(path.name == PRIVATE for path in folder.iterdir())
+
+
+def open_run(
+    settled: Plan, folder: Path | None, observers: Iterable[Any] | pluggy.PluginManager, limits: Limits
+) -> Run:
     """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed."""
-    recipe, device = settled.recipe, torch.device(settled.execution.device)
+    recipe, device = settled.recipe, torch.device(default_device(settled.execution.device))
     splits = settled.data.open(device)
     splits.train.admit(recipe)
     transform = recipe.preprocess.fit(splits.train, splits.facts).to(device)
     splits = splits.map(lambda source: source.encoded(transform))
-    started = Run(settled, splits, transform, run_manager(observers), folder, limits)
+    hooks = observers if isinstance(observers, pluggy.PluginManager) else run_manager(observers)
+    started = Run(settled, splits, transform, hooks, folder, limits)
     check_recipe(recipe, started.task)
+    if settled.protocol is not None:
+        settled.protocol.admit(started.task)
+        held_out(splits, settled.protocol)
+    check_roles(recipe, started.task)
     check_memory(recipe, splits.train, device)
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
     computing = execution.settled(settled.execution, cost(recipe, splits.train))

@@ -26,6 +26,7 @@ from .data import TensorSampler
 from .errors import BadValue, CondenseError, Damaged
 from .files import REMEDY
 from .manifest import MANIFEST
+from .plugins import DISTRIBUTION
 from .recipe import Plan, Recipe
 from .synthetic import Synthetic
 from .task import Task
@@ -194,9 +195,13 @@ def _modelled(make: Callable[[], T], where: str, path: Path) -> T:
     try:
         return make()
     except ValidationError as error:
+        found = bad_value(error, where)
         if error.errors(include_url=False)[0]["type"] == "component":
-            raise bad_value(error, where) from None
-        raise Damaged(str(path), str(error), f"holds no {where} of condense", REMEDY) from None
+            raise found from None
+        remedy = f"{REMEDY} If a newer condense wrote it: pip install --upgrade {DISTRIBUTION}"
+        raise Damaged(
+            str(path), found.value, f"holds no {where} of condense: {found.field} {found.problem}", remedy
+        ) from None
     except (KeyError, TypeError) as error:
         raise Damaged(str(path), str(error), f"holds no {where} of condense", REMEDY) from None
 

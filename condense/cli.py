@@ -43,7 +43,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _warned
+                warnings.showwarning = _warned  # type: ignore[assignment]
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort, ClickException):
             raise

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .axes import Term
+from .axes import Objective, Term
 from .data import TensorSampler
+from .errors import Diverged
 from .fit import schedule
-from .recipe import Outer
+from .isolation import bare, check_dtype, check_start, check_term
+from .recipe import Outer, Recipe
 from .running import Run, Step
 from .synthetic import Synthetic
-from .task import Batch
+from .task import Batch, Task
 
 
 def condense(run: Run) -> Synthetic:
@@ -28,16 +30,34 @@ def condense(run: Run) -> Synthetic:
     learners = recipe.pool.learners(run, syn)
     memory = nn.ModuleDict(run.states)
     run.hooks.hook.condense_started(run=run)
+    dtype = torch.get_default_dtype()
     loop = run.loop("outer", steps, set=fill, updates=updates, pool=learners, memory=memory, source=run.splits.train)
     for index in loop:
-        fill.once()
+        fill.once(index)
         step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
-        losses = outer_step(step, syn, updates)
+        with bare(step.learner.module):
+            losses = outer_step(step, syn, updates)
         run.watch.see(index, torch.stack(list(losses.values())).sum())
         run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
-    fill.once()
+        check_dtype(dtype, recipe, run.hooks)
+    fill.once(steps)
     recipe.labels.finish(syn, run)
+    fill.check()
     return syn
+
+
+def check_roles(recipe: Recipe, task: Task) -> None:
+    """Refuse, before anything is computed, parameters of the set that no group moves. Raises `BadValue`.
+
+    Where storage cannot be shaped without values, `Updates` refuses them later.
+    """
+    try:
+        with torch.device("meta"):
+            syn = recipe.parameterization.empty(task, torch.arange(task.groups, device="cpu"), recipe.labels)
+    except (NotImplementedError, RuntimeError):
+        return
+    for role in syn.roles() if recipe.outer.steps else ():
+        recipe.outer.group(role)
 
 
 def open_set(run: Run) -> Synthetic:
@@ -51,16 +71,27 @@ class Fill:
     """The set's own state in a checkpoint, and its one filling from Init where there is no checkpoint."""
 
     def __init__(self, run: Run, syn: Synthetic) -> None:
-        self.run, self.syn, self.filled = run, syn, False
+        self.run, self.syn, self.filled, self.at = run, syn, False, 0
 
-    def once(self) -> None:
+    def once(self, index: int) -> None:
+        """Before outer step `index`."""
+        self.at = index
         if not self.filled:
             batch = self.run.recipe.init(self.run, self.syn.item_groups)
+            check_start(self.run.recipe.init, batch, self.run.task, len(self.syn.item_groups))
             y = self.run.recipe.labels.start(batch, self.run)
             self.syn.fill(Batch(batch.x, y, batch.index))
             self.filled = True
 
+    def check(self) -> None:
+        """Refuse to store a set that is not finite, whatever the losses were. Raises `Diverged`."""
+        for name, value in self.syn.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                remedy = "The last good checkpoint is kept. Lower `outer.groups.0.lr`, or look at the objective."
+                raise Diverged("set", "NaN or infinity", f"{name} is not finite by outer step {self.at}", remedy)
+
     def state_dict(self) -> dict[str, Any]:
+        self.check()
         return dict(self.syn.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -104,8 +135,7 @@ def outer_step(step: Step, syn: Synthetic, updates: Updates) -> dict[str, Tensor
     """Push every term back as it comes, update the parameters, project; returns the losses, summed by name."""
     losses: dict[str, Tensor] = {}
     decoded = Decoded(syn, step)
-    objective = step.run.recipe.objective
-    for term in objective(step) if objective else ():
+    for term in asked(step.run.recipe.objective, step):
         push(term, decoded, updates)
         for name, value in term.losses.items():
             losses[name] = losses.get(name, torch.zeros((), device=value.device)) + value.detach()
@@ -118,6 +148,14 @@ def outer_step(step: Step, syn: Synthetic, updates: Updates) -> dict[str, Tensor
         updates.apply(step)
     syn.project(step.index)
     return losses
+
+
+def asked(objective: Objective | None, step: Step) -> Iterator[Term]:
+    """The terms of a step, one by one, each held against the contract. Raises `BrokenPlugin`."""
+    if objective is not None:
+        for term in objective(step):
+            check_term(term, objective)
+            yield term
 
 
 def push(term: Term, decoded: Decoded, updates: Updates) -> None:

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -41,7 +41,7 @@ class Fit(Learn):
     """
 
     rule: Rule
-    lr: float | Schedule = 0.01
+    lr: Annotated[float, Field(ge=0)] | Schedule = 0.01
     epochs: int | None = Field(default=None, ge=0)
     steps: int | None = Field(default=None, ge=0)
     batch: int | None = Field(default=256, ge=1)

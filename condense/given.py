@@ -169,7 +169,11 @@ def _items(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
 
 
 def _item(dataset: Any, i: int, where: str) -> tuple[Tensor, int]:
-    item = dataset[i]
+    try:
+        item = dataset[i]
+    except Exception as error:  # a Dataset may raise anything
+        problem = f"cannot be read: {type(error).__name__}: {error}"
+        raise BadData(where, f"example {i}", problem, "Repair the Dataset, or leave this example out.") from error
     if not _is_pair(item):
         raise BadData(where, f"example {i}: {type(item).__name__}", "is no (image, label)", "Return such pairs.")
     image, label = item

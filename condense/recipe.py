@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,12 +30,15 @@ class Reads:
         return Reads(self.examples or other.examples, self.once + other.once, self.per_step + other.per_step)
 
 
+Rate = Annotated[float, Field(ge=0)]
+
+
 class Group(Component):
     """How the parameters of the roles that match `role` (a glob) are updated."""
 
     role: str = "*"
     rule: Rule
-    lr: float | Schedule = Field(default=0.1)
+    lr: Rate | Schedule = 0.1
     bounds: tuple[float | None, float | None] = (None, None)
     every: int = Field(default=1, ge=1)  # counted in outer steps
     phase: int = Field(default=0, ge=0)

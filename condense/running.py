@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from .axes import Learner, Transform, Warp
 from .checkpoint import Checkpoints
 from .component import Component
 from .data import Source, Splits, TensorSampler
-from .errors import CondenseError, Diverged
+from .errors import BadData, CondenseError, Diverged
 from .recipe import Plan, Recipe
 from .rng import Rng
 from .task import Task
@@ -102,6 +103,11 @@ class Run:
     def task(self) -> Task:
         return self.splits.train.task
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the training data; empty where its source gives none."""
+        return str(self.splits.train.provenance().get("fingerprint", ""))
+
     def seconds(self) -> float:
         """Wall time of this run so far, the parts before a resume included."""
         return self.earlier + time.monotonic() - self.started
@@ -117,7 +123,7 @@ class Run:
         given raises `Paused` after one. A bad loss raises `Diverged` and spares the checkpoint before it.
         """
         kept = None if self.folder is None else Checkpoints(self.folder / ".run")
-        start = self._restore(kept, name, state)
+        start = self._restore(kept, name, steps, state)
         saved_at, saved = start, time.monotonic()
         for index in range(start, steps):
             yield index
@@ -130,7 +136,8 @@ class Run:
             if kept and (reason or pause or due or done == steps or time.monotonic() - saved > self.limits.seconds):
                 self.watch.check()
                 self.note("seconds", self.seconds())
-                kept.save(done, {"loop": name, "notes": self.notes, **{k: v.state_dict() for k, v in state.items()}})
+                facts = {"loop": name, "notes": self.notes, "data": self.fingerprint}
+                kept.save(done, {**facts, **{k: v.state_dict() for k, v in state.items()}})
                 saved_at, saved = done, time.monotonic()
             if reason:
                 return
@@ -140,16 +147,19 @@ class Run:
                 raise kind("run", f"{done} of {steps} steps", pause, remedy)
         self.watch.check()
 
-    def _restore(self, kept: Checkpoints | None, name: str, state: Mapping[str, Stateful]) -> int:
+    def _restore(self, kept: Checkpoints | None, name: str, steps: int, state: Mapping[str, Stateful]) -> int:
         found = kept.latest() if kept else None
         if found is None or found[1]["loop"] != name:
             return 0
         index, tree = found
+        if tree.get("data", self.fingerprint) != self.fingerprint:
+            problem, remedy = "is not the data that the run began with", "Restore that, or start a new run with --out."
+            raise BadData("data", self.plan.data.label, problem, remedy)
         self.notes.update(tree["notes"])
         self.earlier = float(self.notes.get("seconds", 0.0))
         for key, part in state.items():
             part.load_state_dict(tree[key])
-        return index
+        return steps if "stopped" in self.notes else index
 
     def _pause(self) -> str | None:
         if self.interrupted.is_set():

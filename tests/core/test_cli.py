@@ -29,8 +29,8 @@ RUN = ("run", "dm", *SMALL, *JUDGED)
 
 SPELLING = {
     "run": "--data --per-class --seed --steps --device --set --with --net --protocol --nets --repeats --out --minutes"
-    " --full --no-full --no-eval --data-root --tensorboard --json",
-    "resume": "--minutes --full --no-full --no-eval --data-root --tensorboard --json",
+    " --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
+    "resume": "--minutes --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
     "eval": "--data --nets --repeats --protocol --set --seed --random --full --normalised --device --data-root --json",
     "list": "--json",
     "show": "--data --per-class --set --with --json",
@@ -155,7 +155,7 @@ def test_another_plan_does_not_touch_the_folder(place):
 
 
 def test_paused_run_is_resumed_to_the_same_bits(place):
-    paused = call(*RUN, "--out", "paused", "--minutes", "0", "--no-eval")
+    paused = call(*RUN, "--out", "paused", "--minutes", "0.0001", "--no-eval")
     assert paused.exit_code == 75, paused.output
     assert paused.stderr.splitlines()[-1].startswith("paused: ")
     assert "condense resume paused" in paused.stderr

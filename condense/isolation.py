@@ -1,0 +1,189 @@
+"""What a plugin can do to a run, and what then happens: whose fault it was is said, and what is done is kept.
+
+Code of a plugin is no sandbox: what it writes elsewhere, or does to other threads, cannot be prevented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pluggy
+import torch
+from torch import Tensor, nn
+
+from .axes import Term
+from .component import Component
+from .errors import BrokenPlugin, CondenseError, NoRoom
+from .plugins import DISTRIBUTION, Plugin, registry
+from .recipe import Recipe
+from .task import Batch, Task
+
+ROOM = "Ask for fewer images per class, smaller batches (objective.pairing.n), or a narrower network."
+TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+# -- what it raises ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blaming(hooks: pluggy.PluginManager | None = None, folder: Path | None = None) -> Iterator[None]:
+    """Turn what a stranger's code raises, SystemExit included, into `BrokenPlugin`, and lack of memory into `NoRoom`.
+
+    hooks: those of the run, its observers among them. folder: of the run, of which the remedy says what is kept. Our
+    own errors, Ctrl-C, and what no plugin had a hand in pass through. The default dtype is as before, whatever happens.
+    """
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    except (CondenseError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            raise NoRoom("memory", _first_line(error), "does not suffice", f"{ROOM} {kept(folder)}") from error
+        who = _culprit(error.__traceback__, hooks)
+        if who is None:
+            raise
+        problem = f"raised {type(error).__name__}: {_first_line(error)}"
+        raise BrokenPlugin("plugin", who, problem, f"Repair it, or uninstall it. {kept(folder)}") from error
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def kept(folder: Path | None) -> str:
+    """What of a run in `folder` is not lost, and how to go on."""
+    if folder is not None and (folder / "manifest.json").is_file():
+        return f"The set is complete in {folder}."
+    if folder is not None and any((folder / ".run").glob("checkpoint-*.safetensors")):
+        return f"The last checkpoint is kept; go on with: condense resume {folder}"
+    return "Nothing was done yet that could be lost."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def _culprit(trace: TracebackType | None, hooks: pluggy.PluginManager | None) -> str | None:
+    """The plugin in whose code, or in whose company, it was raised: the innermost frame that is a stranger's."""
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    owners = _observers(hooks)
+    for frame in reversed(frames):
+        found = owners.get(frame.f_code) or _stranger(frame.f_globals.get("__name__", ""))
+        if found:
+            return found
+    return None
+
+
+def _observers(hooks: pluggy.PluginManager | None) -> dict[Any, str]:
+    """Code object -> whose it is, for the hooks of strangers' plugins and of observers that are not ours."""
+    found = (
+        []
+        if hooks is None
+        else [caller for plugin in hooks.get_plugins() for caller in hooks.get_hookcallers(plugin) or ()]
+    )
+    implementations = [implementation for caller in found for implementation in caller.get_hookimpls()]
+    owners = {plugin.key: plugin for plugin in registry().plugins}
+    names = {}
+    for implementation in implementations:
+        plugin, function = owners.get(implementation.plugin_name), implementation.function
+        if plugin is not None and plugin.distribution != DISTRIBUTION:
+            names[_code(function)] = named(plugin)
+        elif plugin is None and not _ours(function.__module__):
+            names[_code(function)] = f"observer {type(implementation.plugin).__qualname__}"
+    return names
+
+
+def _code(function: Any) -> Any:
+    return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _stranger(module: str) -> str | None:
+    """The plugin of another distribution that a module belongs to."""
+    strangers = [plugin for plugin in registry().plugins if plugin.distribution != DISTRIBUTION and not _ours(module)]
+    for plugin in strangers:
+        homes = {plugin.module.partition(":")[0], *(part.__module__ for part in plugin.parts)}
+        if any(module == home or module.startswith(f"{home}.") for home in homes):
+            return named(plugin)
+    return None
+
+
+def _ours(module: str) -> bool:
+    return module == "condense" or module.startswith("condense.")
+
+
+def named(plugin: Plugin) -> str:
+    return f"{plugin.distribution} {plugin.version} ({plugin.module})"
+
+
+# -- what it gives back -----------------------------------------------------------------------------------------------
+
+
+def breach(part: Component, value: Any, problem: str) -> BrokenPlugin:
+    """A part that did not keep the contract of its axis, with the plugin that it comes from."""
+    _, plugin = registry().parts.get(part.axis, {}).get(part.name, (None, None))
+    owner = f"It comes from {named(plugin)}: repair or uninstall that." if plugin else "Repair it."
+    return BrokenPlugin(f"{part.axis} {part.name}", value, problem, owner)
+
+
+def check_term(term: Any, objective: Component) -> None:
+    """Refuse what `Objective` must not yield: losses that are no 0-d floats, cotangents unlike their tensors."""
+    if not isinstance(term, Term):
+        raise breach(objective, type(term).__name__, "yields what is no Term")
+    for name, value in term.losses.items():
+        if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+            raise breach(objective, _described(value), f"gives a loss {name!r} that is no 0-d tensor of floats")
+    for drawn, gradient in term.cotangents:
+        if _described(drawn) != _described(gradient):
+            raise breach(objective, _described(gradient), f"gives a cotangent for a {_described(drawn)}")
+
+
+def check_start(init: Component, batch: Batch, task: Task, n: int) -> None:
+    """Refuse what `Init` must not give: other than n examples of the task, or other than one label for each."""
+    expected = {key: tuple(t.shape) for key, t in task.form.pack(task.form.blank(task, n)).items()}
+    found = {key: tuple(t.shape) for key, t in task.form.pack(batch.x).items()}
+    if task.form.independent and found != expected:
+        raise breach(init, found, f"gives examples of other shapes than {expected}")
+    if len(batch.y) != n:
+        raise breach(init, len(batch.y), f"gives another number of labels than {n}")
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+# -- what it leaves behind --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def bare(module: nn.Module | None) -> Iterator[None]:
+    """Takes off, afterwards, the hooks that a step has hung on the network it was lent, in whatever way it ended."""
+    tables = [getattr(part, name) for part in (module.modules() if module else ()) for name in TABLES]
+    before = [(table, set(table)) for table in tables]
+    try:
+        yield
+    finally:
+        for table, own in before:
+            for key in [key for key in table if key not in own]:
+                del table[key]
+
+
+def check_dtype(dtype: torch.dtype, recipe: Recipe, hooks: pluggy.PluginManager) -> None:
+    """Refuse to go on where torch's default dtype is another one by now; names every stranger who had the chance."""
+    found = torch.get_default_dtype()
+    if found is not dtype:
+        who = ", ".join([*_parts(recipe), *dict.fromkeys(_observers(hooks).values())]) or "unknown"
+        problem = f"torch's default dtype was {dtype} and is now {found}; it was put back"
+        raise BrokenPlugin("plugin", who, problem, "Repair or uninstall it: plugins name the dtype of what they make.")
+
+
+def _parts(recipe: Recipe) -> list[str]:
+    """The parts of a recipe that come from other distributions, each with its plugin."""
+    known = registry().parts
+    owned = [(part, known.get(part.axis, {}).get(part.name, (None, None))[1]) for part in recipe.walk()]
+    return [f"{part.axis} {part.name} of {named(p)}" for part, p in owned if p and p.distribution != DISTRIBUTION]
