@@ -53,12 +53,13 @@ def command(
 
     What is begun goes on where it was, and what is finished stays. A row that is named in full need not be published.
     """
+    from .api import asked_limits
     from .places import data_root as reading_from
     from .reproduced import Shelf
     from .reproduction import How, chosen
 
     speaker, shelf = Speaker(as_json), Shelf(rows)
-    how = How(seed, steps, repeats, device, runs, minutes)
+    how = How(seed, steps, repeats, device, runs, asked_limits(minutes, None).minutes)
     found = chosen(method, data, per_class)
     if not listed:
         with reading_from(data_root):

@@ -103,7 +103,7 @@ def test_rows_are_chosen_by_any_of_their_names_and_a_full_name_needs_no_figure(p
         (("dsa", "npz:x.npz", 7), "npz:"),
     ):
         with pytest.raises(BadValue, match=value):
-            chosen(*asked, 7)
+            chosen(*asked)
 
 
 # -- a row ----------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_row_that_is_paused_between_steps_ends_with_the_same_set(place):
     for file in Path("docs/reproduced").iterdir():
         file.unlink()
     pauses = 0
-    while call("--method", "dm", "--per-class", 1, "--minutes", 0).exit_code == 75 and pauses < 3:
+    while call("--method", "dm", "--per-class", 1, "--minutes", "1e-9").exit_code == 75 and pauses < 3:
         assert not list(Path("docs/reproduced").iterdir())
         pauses += 1
     assert pauses == 3  # after steps 1 and 2, and after the first judged network
@@ -173,7 +173,7 @@ def test_a_pause_while_judging_keeps_every_network_that_is_judged(place):
     before = stored("dm-digits-1-0-1")["condensed"]["accuracies"]
     log = Path("runs/dm-digits-1-0-1/.run/judged.jsonl")
     for kept in (3, 4, 5, 6):  # one of each kind is there; each call adds a network before it pauses
-        one("--steps", 1, "--minutes", 0, repeats=3, code=75)
+        one("--steps", 1, "--minutes", "1e-9", repeats=3, code=75)
         assert sum(bool(line) for line in log.read_text().splitlines()) == kept
     one("--steps", 1, repeats=3)
     assert stored("dm-digits-1-0-1")["condensed"]["accuracies"][:1] == before
@@ -206,6 +206,11 @@ def test_the_list_says_where_each_row_stands_and_runs_nothing(place):
     one()
     told = json.loads(call("--list", "--json").stdout)
     assert [row["target"]["per_class"] for row in told["rows"]] == [1]
+
+
+def test_minutes_that_are_none_are_refused(place):
+    found = call("--method", "dm", "--minutes", 0)
+    assert (found.exit_code, "minutes" in found.stderr) == (2, True)
 
 
 def test_a_malformed_row_is_refused_by_name(place):
