@@ -238,7 +238,7 @@ def _apt(error: ErrorDetails) -> bool:
     return (error["type"] == "component") != isinstance(error["input"], int | float)
 
 
-_TAG = re.compile(r"float|int|str|bool|none|function-.*|(tuple|list|dict|set|literal)\[.*\]")
+_TAG = re.compile(r"(constrained-)?(float|int|str)|bool|none|function-.*|(tuple|list|dict|set|literal)\[.*\]")
 
 
 def no_field(owner: str, name: str, fields: Iterable[str]) -> tuple[str, str]:
