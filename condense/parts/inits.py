@@ -48,8 +48,10 @@ class RealExamples(Init):
 
     def __call__(self, run: Run, groups: Tensor) -> Batch:
         want = torch.bincount(groups, minlength=run.task.groups).tolist()
-        chosen = [self.choose(run, c, n, run.rng.fold("init", c)) for c, n in enumerate(want) if n]
-        return run.splits.train.take(torch.cat(chosen))
+        chosen = torch.cat([self.choose(run, c, n, run.rng.fold("init", c)) for c, n in enumerate(want) if n])
+        index = torch.empty_like(chosen)
+        index[torch.argsort(groups, stable=True).to(chosen.device)] = chosen
+        return run.splits.train.take(index)
 
 
 class Real(RealExamples):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from condense.axes import Learner, Learners, Objective, Pool, Term
 from condense.engine import condense

@@ -88,6 +88,15 @@ def test_real_inits_take_examples_of_the_class_once_each_with_their_labels(init)
     assert torch.equal(run.splits.train.y[batch.index], batch.y)
 
 
+@pytest.mark.parametrize("init", [Real(), Herding(), KCenter()])
+def test_real_inits_follow_the_order_of_the_groups(init):
+    run = toy_run(toy_recipe())
+    groups = torch.tensor([2, 0, 2, 1, 0, 0])
+    mixed, sorted_ = init(run, groups), init(run, groups.sort().values)
+    assert mixed.y.tolist() == groups.tolist()
+    assert sorted(mixed.index.tolist()) == sorted(sorted_.index.tolist())
+
+
 @pytest.mark.parametrize(("init", "slow"), [(Herding(), slow_herding), (KCenter(), slow_k_center)])
 def test_without_a_scorer_the_inputs_are_the_features(init, slow):
     run = toy_run(toy_recipe())
