@@ -87,7 +87,7 @@ def test_the_sdist_can_be_tested_and_holds_nothing_that_was_made(ours):
     with tarfile.open(ours / f"{NAME}-{VERSION}.tar.gz") as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "tests/conftest.py"} <= found
-    assert {"docs/example-plugin/condense_tiny.py", "docs/architecture.md"} <= found
+    assert {"docs/example-plugin/condense_tiny.py", "docs/architecture.md", ".ci/run"} <= found
     made = ("runs/", "dist/", ".venv/", ".ci-venv/", ".git/")
     assert not [name for name in found if name.startswith(made) or "__pycache__" in name or "_cache/" in name]
 
