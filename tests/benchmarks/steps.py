@@ -3,9 +3,10 @@
     python -m tests.benchmarks.steps [--method dm dc dsa] [--steps 5] [--device cpu] [--per-class 10] [--shape 3 32 32]
 
 Bare passes: the same network in eager contiguous float32, nothing else: for DM the features of all real batches and a
-forward and backward pass of the synthetic ones; for DC and DSA a forward and backward pass of the real batches, a double
-backward of the synthetic ones, and the training of the network on the set between two steps. Steps and bare passes
-alternate; compile time is what the first step takes longer than the others. Random images: speed does not look at them.
+forward and backward pass of the synthetic ones; for DC and DSA a forward and backward pass of the real batches, a
+double backward of the synthetic ones, and the training of the network on the set between two steps. Steps and bare
+passes alternate; compile time is what the first step takes longer than the others. Random images: speed does not look
+at them.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def test_networks_of_one_architecture_share_their_graphs(traced):
     for seed in range(3):
         module = ToyNet().make(TASK, Rng(seed))
         found = fast.features(module, batch(8).x, TASK.form)
-        torch.testing.assert_close(found, module.features(batch(8).x).detach(), msg="another network's weights answered")
+        mine = module.features(batch(8).x).detach()
+        torch.testing.assert_close(found, mine, msg="another network's weights answered")
     assert len(fast.functions) == 1
     fast.features(ToyNet(width=5).make(TASK, Rng(0)), batch(8).x, TASK.form)
     assert len(fast.functions) == 2
@@ -125,6 +126,8 @@ def test_where_nothing_compiles_it_is_said_once_and_results_are_the_same(monkeyp
     module, some, fast = ToyNet().make(TASK, Rng(0)), batch(10), Compiled(half=False)
     with pytest.warns(RuntimeWarning, match="no C\\+\\+ compiler found") as said:
         _, grads = fast.gradients(module, TaskLoss(), some, TASK, Rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         fast.features(module, some.x, TASK.form)
         fast.gradients(module, TaskLoss(), some, TASK, Rng(0))
     assert len([w for w in said if "not compiled" in str(w.message)]) == 1
