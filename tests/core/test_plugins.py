@@ -188,7 +188,7 @@ def test_a_taken_name_names_both_distributions():
 
 def test_one_name_in_two_forms_is_allowed_and_both_can_be_asked_for():
     @published(paper="p", title="t", form="meshes")
-    def other():
+    def other(*, per_class=10):
         return toy_method()
 
     loaded = load(
@@ -234,7 +234,7 @@ def test_an_unknown_name_says_what_might_have_brought_it_and_how_to_install_that
     assert "graph" in extras()
     missing = raises(ModuleNotFoundError("No module named 'torch_geometric'"))
     ours = Entry("graph", missing, DISTRIBUTION, "condense_graph")
-    loaded = load([with_parts(), ours, Entry("theirs", missing, "stranger", "theirs")])
+    loaded = load([with_parts(), ours, Entry("graph", missing, "stranger", "theirs")])
     with using(loaded), pytest.raises(BadValue) as caught:
         loaded.recipe("gcond")
     text = str(caught.value)

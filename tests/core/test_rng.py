@@ -13,6 +13,12 @@ def test_streams_depend_on_every_key_and_on_nothing_drawn_before():
     assert len({r.seed for r in others} | {Rng(1).fold("x", 2).seed}) == 6
 
 
+def test_every_key_of_a_long_path_counts():
+    path = ("step", 3, "real", 2, "warp", 1)
+    seeds = {Rng(0).fold(*path).seed} | {Rng(0).fold(*path[:i], "other", *path[i + 1 :]).seed for i in range(6)}
+    assert len(seeds) == 7
+
+
 def test_keys_do_not_run_into_each_other():
     assert Rng(0).fold("ab", "c").seed != Rng(0).fold("a", "bc").seed
     assert Rng(0).fold(1, 12).seed != Rng(0).fold(11, 2).seed

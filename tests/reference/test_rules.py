@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from condense.axes import Net
 from condense.fit import Constant, Fit, schedule
 from condense.parts.rules import SGD, Adam
 from condense.parts.schedules import Cosine, Drops
@@ -140,3 +141,40 @@ def test_fit_equals_a_plain_loop_over_torch_optim(rng, device):
         optimiser.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+class Dropped(Net):
+    """A linear layer behind dropout, which reads torch's global generator."""
+
+    def build(self, task):
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, task.outputs))
+
+
+def test_dropout_is_keyed_too_and_leaves_the_global_generator_alone(rng):
+    data = toy_splits().train
+    fit = Fit(rule=SGD(), lr=0.1, steps=2, batch=None)
+
+    def weights(key, cuts):
+        net = Dropped().make(data.task, rng)
+        training = fit.begin(net, key)
+        for steps in cuts:
+            training.advance(data, steps)
+        return net[2].weight.detach()
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = weights(rng, (1, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(weights(rng, (1, 1)), first)
+    assert not torch.equal(weights(rng.fold("other"), (1, 1)), first)
+
+    net = Dropped().make(data.task, rng)
+    masks = []
+    for at in range(2):
+        hook = net[1].register_forward_hook(lambda module, args, out: masks.append(out == 0))
+        training = fit.begin(net, rng)
+        training.at = at
+        training.advance(data, 1)
+        hook.remove()
+    assert not torch.equal(*masks), "two stretches of a training drop the same inputs"

@@ -74,6 +74,8 @@ def test_each_draws_so_many_of_every_class_in_class_order(rng):
     draw = toy_splits().train.draw(4, "each", rng)
     assert draw.y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert len(set(draw.index.tolist())) == 12
+    alone = [toy_splits().train.draw(4, c, rng.fold(c)).index for c in range(3)]
+    assert torch.equal(draw.index, torch.cat(alone)), "each class has a key of its own"
 
 
 def test_every_example_is_drawn_equally_often():
