@@ -104,8 +104,8 @@ def stranger(ours, tmp_path_factory) -> Path:
     venv.create(place / "venv", with_pip=False, symlinks=True)
     python = place / "venv" / "bin" / "python"
     site = Path(done([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-    (site / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     done([sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps", *wheels])
+    (site / "outer.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return python.parent
 
 
