@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from condense import artifact
-from condense.axes import Labels, Loss, Net, Objective, OwnLoss, Preprocess, TaskLoss, Term, Transform
+from condense.axes import Labels, Loss, Net, Objective, OwnLoss, Parameterization, Preprocess, TaskLoss, Term, Transform
 from condense.data import Data, Source, Splits, TensorSampler
 from condense.engine import condense
 from condense.fit import Crowd, Fit, loss_on
@@ -25,9 +25,10 @@ from condense.parts.matching import ClassWise, Gradient, Matching, MeanFeature
 from condense.parts.pools import Fresh
 from condense.parts.rules import SGD
 from condense.plugins import registry
-from condense.recipe import Group, Outer, Recipe
+from condense.recipe import Group, Outer, Reads, Recipe
 from condense.rng import Rng
 from condense.running import Limits, Paused
+from condense.synthetic import Synthetic
 from condense.task import Batch, Form, Task
 from condense.testing import ToyNet, check_statistic, toy_recipe, toy_run, toy_splits, toys
 
@@ -445,7 +446,7 @@ def test_learned_labels_resume_and_are_stored(tmp_path):
         made = artifact.write_artifact(tmp_path / "made", run.plan, unbroken, run.transform, run.task, {})
         again = artifact.load(made.path)
         assert torch.equal(again.dataset()[4][1], unbroken.freeze().y[4])
-        assert again.stored["labels"] == 6 * 3 * 4
+        assert again.stored == {"images": 6 * 64 * 4, "labels": 6 * 3 * 4}
 
 
 def test_networks_are_trained_on_the_set_with_its_own_loss():
@@ -533,3 +534,57 @@ def test_groups_take_turns():
     end = condense(toy_run(recipe)).freeze()
     torch.testing.assert_close(end.x, start.x - 2)  # steps 0 and 3
     torch.testing.assert_close(end.y, start.y - 2)  # steps 1 and 3
+
+
+class Blurred(Parameterization):
+    """Decodes with noise while it is made, and without any when it is released: sampled edges, in miniature."""
+
+    def reads(self, recipe):
+        return Reads()
+
+    def empty(self, task, groups, labels):
+        return _Blurred(task, groups, labels)
+
+
+class _Blurred(Synthetic):
+    keys: ClassVar[list] = []
+
+    def __init__(self, task, groups, labels):
+        super().__init__(task, groups, labels.blank(groups, task), labels.loss())
+        self.x = nn.Parameter(torch.zeros(len(groups), *task.shape))
+
+    def fill(self, batch):
+        with torch.no_grad():
+            self.x.copy_(batch.x)
+
+    def decode(self, index, rng):
+        self.keys.append(rng)
+        noise = 0.0 if rng is None else torch.randn(self.x.shape, generator=rng.generator())
+        x = self.x + noise
+        return Batch(x if index is None else x[index], self.y if index is None else self.y[index], index)
+
+    def roles(self):
+        return {"images": [self.x]}
+
+
+def test_a_set_may_decode_with_noise_keyed_by_the_step_and_is_released_without():
+    _Blurred.keys.clear()
+    recipe = toy_recipe(parameterization=Blurred(), outer=outer(steps=3))
+    syn = condense(toy_run(recipe))
+    assert torch.equal(syn.freeze().x, syn.x.detach())
+    *steps, released = _Blurred.keys
+    assert released is None
+    assert len({key.seed for key in steps}) == len(steps) == 3, "decoded once for each step, with a key of its own"
+    assert torch.equal(condense(toy_run(recipe)).x, syn.x)
+
+
+def test_notes_and_seconds_of_a_run_survive_a_resume(tmp_path):
+    (tmp_path / ".run").mkdir()
+    first = toy_run(toy_recipe(outer=outer(steps=3)), folder=tmp_path, limits=Limits(minutes=0.0))
+    first.note("seen", {"by": 1})
+    with pytest.raises(Paused):
+        condense(first)
+    again = toy_run(toy_recipe(outer=outer(steps=3)), folder=tmp_path)
+    condense(again)
+    assert again.notes["seen"] == {"by": 1}
+    assert again.earlier > 0
