@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pluggy
 import torch
 
 from . import execution, files
@@ -19,7 +18,7 @@ from .engine import check_roles, condense
 from .errors import BadValue, InUse
 from .evaluate import held_out
 from .given import as_data
-from .isolation import blaming
+from .isolation import blaming, tolerant
 from .machine import machine, peak_memory
 from .memory import check_memory, cost
 from .planning import as_net, default_device, plan, whole, with_net
@@ -97,9 +96,8 @@ def stored_plan(folder: Path) -> Plan:
 
 def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None) -> Artifact:
     """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact."""
-    hooks = run_manager(observers)
-    with blaming(hooks, folder):
-        started = open_run(settled, folder, hooks, limits or Limits())
+    with blaming(folder):
+        started = open_run(settled, folder, observers, limits or Limits())
         settled = started.plan
         held = holds(folder, settled)
         if held == "finished":
@@ -143,17 +141,14 @@ def _untouched(folder: Path) -> bool:
     return not inside and all(path.name == PRIVATE for path in folder.iterdir())
 
 
-def open_run(
-    settled: Plan, folder: Path | None, observers: Iterable[Any] | pluggy.PluginManager, limits: Limits
-) -> Run:
+def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits) -> Run:
     """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed."""
     recipe, device = settled.recipe, torch.device(default_device(settled.execution.device))
     splits = settled.data.open(device)
     splits.train.admit(recipe)
     transform = recipe.preprocess.fit(splits.train, splits.facts).to(device)
     splits = splits.map(lambda source: source.encoded(transform))
-    hooks = observers if isinstance(observers, pluggy.PluginManager) else run_manager(observers)
-    started = Run(settled, splits, transform, hooks, folder, limits)
+    started = Run(settled, splits, transform, tolerant(run_manager(observers)), folder, limits)
     check_recipe(recipe, started.task)
     if settled.protocol is not None:
         settled.protocol.admit(started.task)

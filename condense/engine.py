@@ -39,7 +39,7 @@ def condense(run: Run) -> Synthetic:
             losses = outer_step(step, syn, updates)
         run.watch.see(index, torch.stack(list(losses.values())).sum())
         run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
-        check_dtype(dtype, recipe, run.hooks)
+        check_dtype(dtype, recipe)
     fill.once(steps)
     recipe.labels.finish(syn, run)
     fill.check()

@@ -1,4 +1,8 @@
-"""The whole contract between condense and its plugins."""
+"""The whole contract between condense and its plugins.
+
+A hook that raises while a run goes on is set aside for the rest of that run, with a warning that names its plugin: it
+watches, and must not end what others do. A part that raises ends the run, by its plugin's name; see condense.isolation.
+"""
 
 from __future__ import annotations
 

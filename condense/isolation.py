@@ -5,7 +5,9 @@ Code of a plugin is no sandbox: what it writes elsewhere, or does to other threa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ import pluggy
 import torch
 from torch import Tensor, nn
 
+from . import hookspecs
 from .axes import Term
 from .component import Component
 from .errors import BrokenPlugin, CondenseError, NoRoom
@@ -30,11 +33,11 @@ TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 @contextmanager
-def blaming(hooks: pluggy.PluginManager | None = None, folder: Path | None = None) -> Iterator[None]:
-    """Turn what a stranger's code raises, SystemExit included, into `BrokenPlugin`, and lack of memory into `NoRoom`.
+def blaming(folder: Path | None = None) -> Iterator[None]:
+    """Turn what a stranger's part raises, SystemExit included, into `BrokenPlugin`, and lack of memory into `NoRoom`.
 
-    hooks: those of the run, its observers among them. folder: of the run, of which the remedy says what is kept. Our
-    own errors, Ctrl-C, and what no plugin had a hand in pass through. The default dtype is as before, whatever happens.
+    folder: of the run, of which the remedy says what is kept. Our own errors, Ctrl-C, and what no plugin had a hand in
+    pass through. Whatever happens, torch's default dtype is as before.
     """
     dtype = torch.get_default_dtype()
     try:
@@ -44,7 +47,7 @@ def blaming(hooks: pluggy.PluginManager | None = None, folder: Path | None = Non
     except BaseException as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise NoRoom("memory", _first_line(error), "does not suffice", f"{ROOM} {kept(folder)}") from error
-        who = _culprit(error.__traceback__, hooks)
+        who = _culprit(error.__traceback__)
         if who is None:
             raise
         problem = f"raised {type(error).__name__}: {_first_line(error)}"
@@ -66,41 +69,14 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
-def _culprit(trace: TracebackType | None, hooks: pluggy.PluginManager | None) -> str | None:
+def _culprit(trace: TracebackType | None) -> str | None:
     """The plugin in whose code, or in whose company, it was raised: the innermost frame that is a stranger's."""
     frames = []
     while trace is not None:
         frames.append(trace.tb_frame)
         trace = trace.tb_next
-    owners = _observers(hooks)
-    for frame in reversed(frames):
-        found = owners.get(frame.f_code) or _stranger(frame.f_globals.get("__name__", ""))
-        if found:
-            return found
-    return None
-
-
-def _observers(hooks: pluggy.PluginManager | None) -> dict[Any, str]:
-    """Code object -> whose it is, for the hooks of strangers' plugins and of observers that are not ours."""
-    found = (
-        []
-        if hooks is None
-        else [caller for plugin in hooks.get_plugins() for caller in hooks.get_hookcallers(plugin) or ()]
-    )
-    implementations = [implementation for caller in found for implementation in caller.get_hookimpls()]
-    owners = {plugin.key: plugin for plugin in registry().plugins}
-    names = {}
-    for implementation in implementations:
-        plugin, function = owners.get(implementation.plugin_name), implementation.function
-        if plugin is not None and plugin.distribution != DISTRIBUTION:
-            names[_code(function)] = named(plugin)
-        elif plugin is None and not _ours(function.__module__):
-            names[_code(function)] = f"observer {type(implementation.plugin).__qualname__}"
-    return names
-
-
-def _code(function: Any) -> Any:
-    return getattr(getattr(function, "__func__", function), "__code__", None)
+    found = (_stranger(frame.f_globals.get("__name__", "")) for frame in reversed(frames))
+    return next((who for who in found if who), None)
 
 
 def _stranger(module: str) -> str | None:
@@ -119,6 +95,54 @@ def _ours(module: str) -> bool:
 
 def named(plugin: Plugin) -> str:
     return f"{plugin.distribution} {plugin.version} ({plugin.module})"
+
+
+class Shield:
+    """The hooks of one plugin or observer, each guarded."""
+
+
+def tolerant(hooks: pluggy.PluginManager) -> pluggy.PluginManager:
+    """A manager of the same hooks that sets a plugin or observer aside that raises, or changes the default dtype.
+
+    Hooks watch: what they do must not end somebody else's run. A warning names who is set aside, for the rest of the
+    run. Our own errors (a full disk, say) and Ctrl-C pass through. Wrappers in pluggy's sense are left as they are.
+    """
+    quiet = pluggy.PluginManager(hooks.project_name)
+    quiet.add_hookspecs(hookspecs)
+    known = {plugin.key: f"plugin {named(plugin)}" for plugin in registry().plugins}
+    for name, plugin in hooks.list_name_plugin():
+        shield, who = Shield(), known.get(name, f"observer {type(plugin).__qualname__}")
+        for key in dir(plugin):
+            options = hooks.parse_hookimpl_opts(plugin, key)
+            if options is not None:
+                bare = options["wrapper"] or options["hookwrapper"]
+                setattr(shield, key, getattr(plugin, key) if bare else _guarded(getattr(plugin, key), shield, who))
+        quiet.register(shield, name=name)
+    return quiet
+
+
+def _guarded(hook: Callable[..., Any], shield: Shield, who: str) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def call(*arguments: Any) -> Any:
+        if vars(shield).get("aside"):
+            return None
+        dtype = torch.get_default_dtype()
+        try:
+            given = hook(*arguments)
+            if torch.get_default_dtype() is dtype:
+                return given
+            problem = f"changed torch's default dtype to {torch.get_default_dtype()}"
+        except (CondenseError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit, too
+            problem = f"raised {type(error).__name__}: {_first_line(error)}"
+        torch.set_default_dtype(dtype)
+        vars(shield)["aside"] = True
+        text = f"{who} is set aside for the rest of this run: its {hook.__name__} {problem}"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return None
+
+    return call
 
 
 # -- what it gives back -----------------------------------------------------------------------------------------------
@@ -173,17 +197,17 @@ def bare(module: nn.Module | None) -> Iterator[None]:
                 del table[key]
 
 
-def check_dtype(dtype: torch.dtype, recipe: Recipe, hooks: pluggy.PluginManager) -> None:
-    """Refuse to go on where torch's default dtype is another one by now; names every stranger who had the chance."""
+def check_dtype(dtype: torch.dtype, recipe: Recipe) -> None:
+    """Refuse to go on where torch's default dtype is another one by now; names every stranger's part in the recipe."""
     found = torch.get_default_dtype()
     if found is not dtype:
-        who = ", ".join([*_parts(recipe), *dict.fromkeys(_observers(hooks).values())]) or "unknown"
-        problem = f"torch's default dtype was {dtype} and is now {found}; it was put back"
-        raise BrokenPlugin("plugin", who, problem, "Repair or uninstall it: plugins name the dtype of what they make.")
+        problem = f"torch's default dtype was {dtype} and is now {found}; it is put back"
+        remedy = "Repair or uninstall it: a part names the dtype of what it makes."
+        raise BrokenPlugin("plugin", ", ".join(_parts(recipe)) or recipe.name, problem, remedy)
 
 
 def _parts(recipe: Recipe) -> list[str]:
     """The parts of a recipe that come from other distributions, each with its plugin."""
-    known = registry().parts
-    owned = [(part, known.get(part.axis, {}).get(part.name, (None, None))[1]) for part in recipe.walk()]
+    known, parts = registry().parts, [part for part in recipe.walk() if hasattr(part, "axis")]
+    owned = [(part, known.get(part.axis, {}).get(part.name, (None, None))[1]) for part in parts]
     return [f"{part.axis} {part.name} of {named(p)}" for part, p in owned if p and p.distribution != DISTRIBUTION]

@@ -17,6 +17,7 @@ from .data import Sampler
 from .errors import BadValue
 from .evaluate import Candidate, Progress, Protocol, evaluate
 from .foreign import open_foreign
+from .isolation import blaming
 from .memory import judging_cost
 from .places import cache_folder
 from .planning import default_device
@@ -45,6 +46,19 @@ def judge(
     Networks that are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
     Raises `BadValue` where the artifact was judged by another protocol, `InUse` where another process judges it.
     """
+    with blaming(artifact.path):
+        return _judged(artifact, protocol, random, full, device, observers, tell)
+
+
+def _judged(
+    artifact: Artifact,
+    protocol: Protocol | None,
+    random: bool,
+    full: bool | None,
+    device: str | None,
+    observers: Iterable[Any],
+    tell: Tell | None,
+) -> Artifact:
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())

@@ -11,6 +11,7 @@ from .axes import Net
 from .component import checked, member, named
 from .errors import BadValue
 from .given import as_data
+from .isolation import blaming
 from .plugins import registry
 from .protocol import Protocol
 from .published import Row, settings_for
@@ -76,7 +77,8 @@ def plan(
 
 def published_recipe(published: Published, row: Row, per_class: int, options: Mapping[str, Any]) -> Recipe:
     """The recipe with its options and the published settings, but for settings that an option changes."""
-    plain, recipe = published(per_class=per_class), published(per_class=per_class, **options)
+    with blaming():
+        plain, recipe = published(per_class=per_class), published(per_class=per_class, **options)
     for path, value in row.settings.items():
         if leaf(plain.dump(), path) == leaf(recipe.dump(), path):
             recipe = recipe.set(path, value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pluggy
+import torch
 
 from . import hookspecs
 from .component import Component
@@ -119,8 +120,10 @@ def load(entry_points: Iterable[Any] | None = None) -> Registry:
         dist = getattr(entry, "dist", None)
         plugin = Plugin(entry.name, entry.value, dist.name if dist else "?", dist.version if dist else "?")
         registry.plugins.append(plugin)
+        dtype = torch.get_default_dtype()
         try:
             _register(entry, plugin, registry)
+            _refuse_other_dtype(dtype)
         except BaseException as error:  # a plugin may raise anything while it is imported, SystemExit included
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -128,6 +131,8 @@ def load(entry_points: Iterable[Any] | None = None) -> Registry:
             plugin.parts, plugin.recipes = [], {}
             if plugin.object is not None and manager.get_plugin(plugin.key) is plugin.object:
                 manager.unregister(name=plugin.key)
+        finally:
+            torch.set_default_dtype(dtype)
     registry.__dict__.pop("parts", None)
     return registry
 
@@ -147,6 +152,14 @@ def _register(entry: Any, plugin: Plugin, registry: Registry) -> None:
     registry.manager.check_pending()
     parts, recipes = _parts(plugin, registry), _recipes(plugin, registry)
     plugin.parts, plugin.recipes = parts, recipes
+
+
+def _refuse_other_dtype(dtype: torch.dtype) -> None:
+    found = torch.get_default_dtype()
+    if found is not dtype:
+        raise BadValue(
+            "torch's default dtype", found, f"was {dtype}, and is put back", "Name the dtype of what you make."
+        )
 
 
 def _own(plugin: Plugin, registry: Registry, hook: str) -> Any:
@@ -195,12 +208,14 @@ def _misspelt(plugin: Any, name: str) -> bool:
 
 def as_published(name: str, make: Callable[..., Any]) -> Published:
     """A plain recipe function of a stranger's, described by its docstring."""
-    if isinstance(make, Published):
-        return make
-    if not callable(make):
-        raise TypeError(f"the recipe {name!r} is {make!r}, which cannot be called")
-    title = (make.__doc__ or name).strip().splitlines()[0]
-    return Published(make, paper="", title=title)
+    if not isinstance(make, Published):
+        if not callable(make):
+            raise TypeError(f"the recipe {name!r} is {make!r}, which cannot be called")
+        make = Published(make, paper="", title=(make.__doc__ or name).strip().splitlines()[0])
+    known = inspect.signature(make.make).parameters.values()
+    if not any(p.name == "per_class" or p.kind is p.VAR_KEYWORD for p in known):
+        raise TypeError(f"the recipe {name!r} takes no per_class, which every method is given")
+    return make
 
 
 _current: contextvars.ContextVar[Registry | None] = contextvars.ContextVar("condense_registry", default=None)
