@@ -10,9 +10,10 @@ from condense.fit import Fit
 from condense.parts.assets import Trained
 from condense.parts.inits import Herding, KCenter, herding, k_center
 from condense.parts.rules import SGD
+from condense.parts.schedules import Cosine
 from condense.testing import ToyNet, toy_recipe, toy_run, toy_splits
 
-FIT = Fit(rule=SGD(momentum=0.9), lr=0.05, steps=20, batch=16)
+FIT = Fit(rule=SGD(momentum=0.9), lr=Cosine(start=0.05), steps=20, batch=16)
 
 
 @pytest.fixture(autouse=True)
