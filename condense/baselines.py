@@ -99,9 +99,10 @@ def _full_trial(run: Run, asset: Asset, protocol: Protocol, test: Source) -> Tri
     """Make the network if the cache has none, and test it once."""
     started, train = time.monotonic(), run.splits.train
     fit = full_fit(train)
-    scores, y = answers(fit.begin(run.assets.get(asset), run.rng), test)
+    network = fit.begin(run.assets.get(asset), run.rng)
+    scores, y = answers(network, test)
     curve = [(fit.length(train), headline(protocol, scores[0], y, test))]
-    return trial(protocol, scores[0], curve, y, test, time.monotonic() - started)
+    return trial(protocol, scores[0], curve, y, test, time.monotonic() - started, network.passes)
 
 
 def random_images(run: Run) -> Candidate:

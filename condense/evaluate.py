@@ -112,6 +112,7 @@ class Trial(BaseModel):
     curve: tuple[tuple[int, float], ...]
     warnings: dict[str, str]
     seconds: float
+    passes: str
 
 
 def evaluate(
@@ -247,7 +248,8 @@ class Judge:
             if step < at[-1]:  # the end is told once it is kept
                 self._tell(net, numbers, step / at[-1], curves)
         seconds = (time.monotonic() - started) / len(numbers)
-        return [trial(self.protocol, *pair, y, self.test, seconds) for pair in zip(scores, curves, strict=True)]
+        cost = (seconds, loop.passes)
+        return [trial(self.protocol, *pair, y, self.test, *cost) for pair in zip(scores, curves, strict=True)]
 
     def _tell(self, net: Net, numbers: list[int], share: float, curves: Sequence[Sequence[tuple[int, float]]]) -> None:
         if self.progress is not None:
@@ -257,12 +259,18 @@ class Judge:
 
 
 def trial(
-    protocol: Protocol, scores: Tensor, curve: Sequence[tuple[int, float]], y: Tensor, test: Source, seconds: float
+    protocol: Protocol,
+    scores: Tensor,
+    curve: Sequence[tuple[int, float]],
+    y: Tensor,
+    test: Source,
+    seconds: float,
+    passes: str,
 ) -> Trial:
     """One network's result from its scores (N, K) on the test examples."""
     numbers = {name: value for metric in protocol.metrics for name, value in metric(scores, y, test.task).items()}
     warnings = suspicions(scores, test.task.hard(y))
-    return Trial(numbers=numbers, curve=tuple(curve), warnings=warnings, seconds=seconds)
+    return Trial(numbers=numbers, curve=tuple(curve), warnings=warnings, seconds=seconds, passes=passes)
 
 
 def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: int, trials: Sequence[Trial]) -> Row:
@@ -281,7 +289,7 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
         "numbers": {name: [t.numbers[name] for t in trials] for name in trials[0].numbers},
         "seconds": round(sum(t.seconds for t in trials), 2),
         "peak_memory_bytes": peak_memory(test.device),
-        "hardware": hardware(test.device),
+        "hardware": {**machine(test.device), "passes": " and ".join(sorted({t.passes for t in trials}))},
         "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
         "warnings": {name: text for t in trials for name, text in t.warnings.items()},
     }

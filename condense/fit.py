@@ -101,6 +101,11 @@ class Loop(ABC):
                 self.at += 1
         return value
 
+    @property
+    @abstractmethod
+    def passes(self) -> str:
+        """How its passes are computed, for the record."""
+
     @abstractmethod
     def begun(self) -> dict[str, Tensor]:
         """The rule's state before its first update."""
@@ -140,6 +145,10 @@ class Training(Loop):
     @property
     def params(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())
+
+    @property
+    def passes(self) -> str:
+        return execution.current().kind
 
     def begun(self) -> dict[str, Tensor]:
         return self.fit.rule.init(self.params)
@@ -199,6 +208,10 @@ class Crowd(Loop):
         except (RuntimeError, ValueError, NotImplementedError):
             return False
         return True
+
+    @property
+    def passes(self) -> str:
+        return f"{execution.EAGER.kind}, together"
 
     def begun(self) -> dict[str, Tensor]:
         each = [self.fit.rule.init({name: p[i] for name, p in self.stack.items()}) for i in range(len(self.modules))]
