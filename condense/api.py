@@ -13,12 +13,13 @@ import torch
 
 from . import execution, files
 from .artifact import Artifact, load, read_plan, write_artifact
+from .axes import Net
 from .checkpoint import PRIVATE, Lock, private_folder
 from .engine import check_roles, condense
 from .errors import BadValue, InUse
 from .evaluate import held_out
 from .given import as_data
-from .isolation import blaming, tolerant
+from .isolation import blaming, check_net, tolerant
 from .machine import machine, peak_memory
 from .memory import check_memory, cost
 from .planning import as_net, default_device, plan, whole, with_net
@@ -150,6 +151,8 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     splits = splits.map(lambda source: source.encoded(transform))
     started = Run(settled, splits, transform, tolerant(run_manager(observers)), folder, limits)
     check_recipe(recipe, started.task)
+    for net in networks(settled):
+        check_net(net, started.task)
     if settled.protocol is not None:
         settled.protocol.admit(started.task)
         held_out(splits, settled.protocol)
@@ -158,6 +161,12 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
     computing = execution.settled(settled.execution, cost(recipe, splits.train))
     return replace(started, plan=settled.model_copy(update={"execution": computing}))
+
+
+def networks(settled: Plan) -> list[Net]:
+    """Every network that the recipe and the judge name."""
+    parts = [*settled.recipe.walk(), *(settled.protocol.walk() if settled.protocol else ())]
+    return [part for part in parts if isinstance(part, Net)]
 
 
 def provenance(done: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import hookspecs
-from .axes import Term
+from .axes import Net, Term
 from .component import Component
 from .errors import BrokenPlugin, CondenseError, NoRoom
 from .plugins import DISTRIBUTION, Plugin, registry
@@ -175,6 +175,23 @@ def check_start(init: Component, batch: Batch, task: Task, n: int) -> None:
         raise breach(init, found, f"gives examples of other shapes than {expected}")
     if len(batch.y) != n:
         raise breach(init, len(batch.y), f"gives another number of labels than {n}")
+
+
+def check_net(net: Net, task: Task) -> None:
+    """Refuse a network of other outputs than (N, K), or without features (N, D), where it can be tried without data."""
+    try:
+        with torch.device("meta"):
+            module, x = net.build(task), task.form.blank(task, 2)
+        if not callable(getattr(module, "features", None)):
+            raise breach(net, type(module).__name__, "makes a module without `features`")
+        outputs, features = module(x), module.features(x)  # type: ignore[operator]
+    except (NotImplementedError, RuntimeError, TypeError):
+        return
+    for what, value, expected in (("outputs", outputs, (2, task.outputs)), ("features", features, (2, "D"))):
+        shape = tuple(getattr(value, "shape", ()))
+        fits = len(shape) == 2 and all(b in (a, "D") for a, b in zip(shape, expected, strict=True))
+        if task.form.independent and not fits:
+            raise breach(net, shape, f"gives {what} of another shape than {expected}, for 2 examples")
 
 
 def _described(value: Any) -> str:

@@ -126,9 +126,12 @@ def default_device(asked: str | None) -> str:
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(asked).type
+        device = torch.device(asked)
     except RuntimeError:
         raise BadValue("device", asked, "is no device of torch", "Use cpu, cuda or cuda:0.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadValue("device", asked, "cannot be used: torch sees no CUDA device here", "Use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        problem = f"cannot be used: torch sees {torch.cuda.device_count()} CUDA devices here"
+        raise BadValue("device", asked, problem, "Use --device cpu.")
+    if device.type == "meta":
+        raise BadValue("device", asked, "computes nothing", "Use cpu, cuda or cuda:0.")
     return asked

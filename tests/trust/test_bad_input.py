@@ -94,6 +94,7 @@ SETTINGS = {
     "unknown network of the judge": (run("--nets", "mlp,resnet"), BadValue, "net", "resnet", "resnet18"),
     "unknown protocol": (run("--protocol", "vicoo"), BadValue, "protocol", "vicoo", "vico"),
     "unknown device": (run("--device", "tpu"), BadValue, "device", "tpu", "cpu"),
+    "device that computes nothing": (run("--device", "meta"), BadValue, "device", "meta", "cpu"),
     "unknown setting": (run("--set", "outer.stps=3"), BadValue, "recipe.outer", "stps", "steps"),
     "unknown setting of the judge": (run("--set", "protocol.epoch=3"), BadValue, "protocol", "epoch", "epochs"),
     "unknown setting of the device": (run("--set", "execution.threads=3"), BadValue, "execution", "threads", "device"),

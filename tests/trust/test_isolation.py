@@ -297,6 +297,37 @@ def test_a_method_that_cannot_be_made(house, home, tally):
     tally.append("exception")
 
 
+@pytest.mark.parametrize(("outputs", "features"), [(7, "x.flatten(1)"), (3, "x"), (3, None)])
+def test_a_network_of_another_shape(outputs, features, house, home, tally):
+    method = f"def features(self, x): return {features}" if features else ""
+    source = f"""
+        from condense.axes import Net
+
+        class Wide(Net):
+            "Has more outputs than there are classes."
+
+            def build(self, task):
+                return Module()
+
+        class Module(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = torch.nn.Linear(64, {outputs})
+            def forward(self, x): return self.head(x.flatten(1))
+            {method}
+
+        def components(): return [Evil, Start, Wide]
+    """
+    with house.plugin(source):
+        before = snapshot(".")
+        code, said = told("run", "evil", "--data", house.data, "--net", "wide", "--device", "cpu", "--out", "out")
+        assert (code, said["error"]["field"]) == (BrokenPlugin.exit_code, "net wide"), said
+        assert "evil-dist 6.6.6" in said["error"]["remedy"]
+        assert snapshot(".") == before
+        others_work(house, home)
+    tally.append("shape")
+
+
 def test_a_network_that_fails_while_it_judges_leaves_the_artifact(house, home, tally):
     source = """
         from condense.axes import Net
