@@ -183,7 +183,7 @@ def provenance(done: Run) -> dict[str, Any]:
         },
         "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
         "machine": machine(device),
-        "seconds": round(done.seconds(), 1),
+        "seconds": round(done.seconds(), 3),
         "peak_memory_bytes": peak_memory(device),
         "assets": done.assets.used,
         "notes": {key: value for key, value in done.notes.items() if key != "seconds"},
