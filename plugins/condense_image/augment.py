@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +137,27 @@ def _range(x: Tensor, n: int) -> Tensor:
     return torch.arange(n, device=x.device)
 
 
+class Strategic(Augment):
+    """Abstract: an augmentation of images by families, named in a strategy string; `known` has them by name."""
+
+    shorthand: ClassVar[str | None] = "strategy"
+    known: ClassVar[Mapping[str, Any]]
+    strategy: str
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, strategy: str) -> str:
+        families_of(strategy, cls.known)
+        return strategy
+
+    @property
+    def families(self) -> list[str]:
+        return self.strategy.split("_")
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        check_images(self, task)
+
+
 class Family(NamedTuple):
     """One of DSA's families: how many numbers it draws for a parameter set, and what it does with them."""
 
@@ -172,7 +193,7 @@ class DSAWarp(Warp):
 
 
 @final
-class DSA(Augment):
+class DSA(Strategic):
     """Differentiable siamese augmentation (Zhao and Bilen, ICML 2021, arXiv:2102.08259), as in the released code.
 
     strategy: families of color, crop, cutout, flip, scale, rotate, joined by "_". Leave out flip where left and right
@@ -187,7 +208,7 @@ class DSA(Augment):
     """
 
     name: ClassVar[str] = "dsa"
-    shorthand: ClassVar[str | None] = "strategy"
+    known: ClassVar[Mapping[str, Any]] = FAMILIES
     strategy: str = "color_crop_cutout_flip_scale_rotate"
     mode: Literal["S", "M"] = "S"
     ratio_scale: float = Field(default=1.2, ge=1)
@@ -198,19 +219,6 @@ class DSA(Augment):
     saturation: float = Field(default=2.0, ge=0)
     contrast: float = Field(default=0.5, ge=0)
     prob_flip: float = Field(default=0.5, ge=0, le=1)
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, strategy: str) -> str:
-        families_of(strategy, FAMILIES)
-        return strategy
-
-    @property
-    def families(self) -> list[str]:
-        return self.strategy.split("_")
-
-    def check(self, recipe: Recipe, task: Task) -> None:
-        check_images(self, task)
 
     def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
         names = self.families
@@ -305,7 +313,7 @@ class DCWarp(Warp):
 
 
 @final
-class DCAugment(Augment):
+class DCAugment(Strategic):
     """The augmentation of DC's released code (arXiv:2006.05929), for training networks on a finished set.
 
     Each image goes through one family of the strategy, chosen for it. As released, "crop_scale_rotate" judges MNIST,
@@ -315,25 +323,12 @@ class DCAugment(Augment):
     """
 
     name: ClassVar[str] = "dc-augment"
-    shorthand: ClassVar[str | None] = "strategy"
+    known: ClassVar[Mapping[str, Any]] = DC_FAMILIES
     strategy: str = "crop_scale_rotate"
     crop: int = Field(default=4, ge=1)
     scale: float = Field(default=0.2, ge=0, lt=1)
     rotate: int = Field(default=45, ge=1, le=180)
     noise: float = Field(default=0.001, ge=0)
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, strategy: str) -> str:
-        families_of(strategy, DC_FAMILIES)
-        return strategy
-
-    @property
-    def families(self) -> list[str]:
-        return self.strategy.split("_")
-
-    def check(self, recipe: Recipe, task: Task) -> None:
-        check_images(self, task)
 
     def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
         k = 1 if n is None else n
