@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -182,3 +184,34 @@ def test_generated_code_in_bfloat16_is_close_to_float32(shape):
     _, [(_, found)] = fast.gap("test", gap, module, {"x": leaf}, {})
     (expected,) = torch.autograd.grad(gap(module, {"x": leaf}, {}), leaf)
     assert torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.9999
+
+
+SCRIPT = """
+import sys, torch, condense
+from condense.running import Paused
+torch.set_num_threads(1)
+class Stop:
+    @condense.hookimpl
+    def condense_stepped(self, run, index, losses):
+        if index == 1 and sys.argv[2] == "pause":
+            run.interrupted.set()
+settings = {"execution.compile": True, "pool.net.width": 8, "objective.pairing.n": 40}
+try:
+    condense.run("dsa", per_class=2, steps=4, settings=settings, out=sys.argv[1], observers=[Stop()])
+except Paused:
+    print("paused")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this machine")
+def test_a_compiled_run_that_another_process_resumes_gives_the_same_bits(tmp_path):
+    def call(folder, how):
+        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / folder), how]
+        return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+
+    call("whole", "go")
+    assert "paused" in call("halves", "pause")
+    call("halves", "go")
+    whole, halves = ((tmp_path / name / "tensors.safetensors").read_bytes() for name in ("whole", "halves"))
+    assert whole == halves
