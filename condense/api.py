@@ -89,7 +89,7 @@ def default_folder(settled: Plan) -> Path:
 
 def stored_plan(folder: Path) -> Plan:
     """The plan that a run wrote before its first step."""
-    path = folder / ".run" / "plan.json"
+    path = folder / PRIVATE / "plan.json"
     if not path.is_file():
         raise BadValue("path", str(folder), "holds no run of condense", "Give the --out folder of a run.")
     return read_plan(files.read_json(path), path)
@@ -131,7 +131,7 @@ def holds(folder: Path, settled: Plan) -> str:
         return "nothing"
     if not folder.is_dir() or not (folder / PRIVATE / "plan.json").is_file():
         raise InUse("out", str(folder), "exists and is no run of condense", remedy)
-    if files.read_json(folder / ".run" / "plan.json") != settled.model_dump(mode="json"):
+    if files.read_json(folder / PRIVATE / "plan.json") != settled.model_dump(mode="json"):
         raise InUse("out", str(folder), "holds a run of another plan", remedy)
     return "finished" if (folder / "manifest.json").is_file() else "begun"
 

@@ -145,9 +145,10 @@ class Compiled(Passes):
         params = _detached(module)
         total: dict[str, Tensor] = {}
         value = torch.zeros((), device=batch.y.device)
-        for piece, whole in _pieces(batch, task.form, "backward"):
-            grads, loss_value = run(params, piece.x, piece.y, plain=not whole)
-            share = len(piece.y) / len(batch)
+        for x, part, whole in _pieces(batch.x, task.form, "backward"):
+            y = batch.y[part]
+            grads, loss_value = run(params, x, y, plain=not whole)
+            share = len(y) / len(batch)
             value = value + share * loss_value
             if not total:
                 total = {key: share * grad for key, grad in grads.items()}
@@ -172,10 +173,8 @@ class Compiled(Passes):
             return model.features(form.unpack(x)) if method == "features" else model(form.unpack(x))
 
         run = self._function((method, template), rows)
-        count = len(next(iter(form.pack(x).values())))
-        blank = torch.zeros(count, dtype=torch.int64)
         params = _detached(module)
-        return torch.cat([run(params, p.x, plain=not whole) for p, whole in _pieces(Batch(x, blank), form, "forward")])
+        return torch.cat([run(params, some, plain=not whole) for some, _, whole in _pieces(x, form, "forward")])
 
     def gap(
         self, purpose: str, gap: Callable[..., Tensor], module: nn.Module, leaves: Tensors, constants: Tensors
@@ -219,19 +218,14 @@ class Compiled(Passes):
         return template if template.by_rows else None
 
 
-class _Piece(Batch):
-    """A part of a batch whose x is packed."""
-
-
-def _pieces(batch: Batch, form: Form, direction: str) -> Iterator[tuple[_Piece, bool]]:
-    """The batch in pieces, x packed; with each, whether it has the usual length (others are not worth a graph)."""
-    packed = {key: _arranged(value) for key, value in form.pack(batch.x).items()}
-    device = next(iter(packed.values())).device
-    size = piece(len(batch), PIECE[direction]) if device.type == "cpu" else len(batch)
-    for start in range(0, len(batch), size):
+def _pieces(x: Any, form: Form, direction: str) -> Iterator[tuple[Tensors, slice, bool]]:
+    """x packed, in pieces; with each its rows, and whether it has the usual length (others are not worth a graph)."""
+    packed = {key: _arranged(value) for key, value in form.pack(x).items()}
+    one = next(iter(packed.values()))
+    size = piece(len(one), PIECE[direction]) if one.device.type == "cpu" else len(one)
+    for start in range(0, len(one), size):
         part = slice(start, start + size)
-        y = batch.y[part]
-        yield _Piece({key: value[part] for key, value in packed.items()}, y), len(y) == size
+        yield {key: value[part] for key, value in packed.items()}, part, len(one[part]) == size
 
 
 def piece(n: int, limit: int) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from . import hookspecs
 from .axes import Net, Term
+from .checkpoint import PRIVATE
 from .component import Component
 from .errors import BrokenPlugin, CondenseError, NoRoom
 from .plugins import DISTRIBUTION, Plugin, registry
@@ -60,7 +61,7 @@ def kept(folder: Path | None) -> str:
     """What of a run in `folder` is not lost, and how to go on."""
     if folder is not None and (folder / "manifest.json").is_file():
         return f"The set is complete in {folder}."
-    if folder is not None and any((folder / ".run").glob("checkpoint-*.safetensors")):
+    if folder is not None and any((folder / PRIVATE).glob("checkpoint-*.safetensors")):
         return f"The last checkpoint is kept; go on with: condense resume {folder}"
     return "Nothing was done yet that could be lost."
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .assets import Assets
 from .axes import Learner, Transform, Warp
-from .checkpoint import Checkpoints
+from .checkpoint import PRIVATE, Checkpoints
 from .component import Component
 from .data import Source, Splits, TensorSampler
 from .errors import BadData, CondenseError, Diverged
@@ -122,7 +122,7 @@ class Run:
         Between two steps: a stop reason ends the loop, a due checkpoint is written, an interrupt or the end of the time
         given raises `Paused` after one. A bad loss raises `Diverged` and spares the checkpoint before it.
         """
-        kept = None if self.folder is None else Checkpoints(self.folder / ".run")
+        kept = None if self.folder is None else Checkpoints(self.folder / PRIVATE)
         start = self._restore(kept, name, steps, state)
         saved_at, saved = start, time.monotonic()
         for index in range(start, steps):

@@ -252,8 +252,18 @@ class KorniaWhitening(Transform):
         return {"name": ZcaKornia.name, "origin": self.origin, "eps": self.eps}
 
 
+class Whitening(Preprocess):
+    """Abstract: preprocessing by a covariance of the training images, which reads them and cannot be of any width."""
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        check_width(task)
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads(examples=True)
+
+
 @final
-class ZcaKornia(Preprocess):
+class ZcaKornia(Whitening):
     """ZCA whitening as kornia's `ZCAWhitening(eps=0.1)` does it, fitted on the training images in [0, 1].
 
     The covariance is the unbiased one (over n - 1), and eps is added to its eigenvalues before the root. Fitted in
@@ -261,12 +271,6 @@ class ZcaKornia(Preprocess):
     """
 
     eps: float = Field(default=0.1, gt=0)
-
-    def check(self, recipe: Recipe, task: Task) -> None:
-        check_width(task)
-
-    def reads(self, recipe: Recipe) -> Reads:
-        return Reads(examples=True)
 
     def fit(self, train: Source, facts: Any) -> Transform:
         """Raises `BadValue` for images too wide to whiten, `BadData` for a single one."""
@@ -322,7 +326,7 @@ class KipWhitening(Transform):
 
 
 @final
-class ZcaKip(Preprocess):
+class ZcaKip(Whitening):
     """Regularised ZCA as in KIP's released code (arXiv:2107.13034).
 
     Images are standardised by channel with the training set's own constants, then centred and scaled to length 1 one by
@@ -332,12 +336,6 @@ class ZcaKip(Preprocess):
     """
 
     reg: float = Field(default=0.1, gt=0)
-
-    def check(self, recipe: Recipe, task: Task) -> None:
-        check_width(task)
-
-    def reads(self, recipe: Recipe) -> Reads:
-        return Reads(examples=True)
 
     def fit(self, train: Source, facts: Any) -> Transform:
         """Raises `BadValue` for images too wide to whiten, `BadData` where every image is flat."""
