@@ -1,0 +1,16 @@
+"""Graphs for condense: nodes of one graph and sets of graphs. What x is, where it comes from, and how it is judged.
+
+The methods' mathematics is condense's own: an objective never learns what it matches.
+"""
+
+from __future__ import annotations
+
+from condense.component import Component
+from condense.hookspecs import hookimpl
+
+from . import graph
+
+
+@hookimpl
+def condense_components() -> list[type[Component]]:
+    return [part for room in (graph,) for part in room.components()]
