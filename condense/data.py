@@ -130,6 +130,11 @@ class Source(Sampler):
             means = [statistic.mean(model, view, self.task, live=False) for view in views]
             yield statistic.finish({key: torch.stack([mean[key] for mean in means]).mean(dim=0) for key in means[0]})
 
+    @property
+    def population(self) -> int:
+        """Of how many items these are the ones to learn from: more where unlabelled ones come with them."""
+        return len(self)
+
     def admit(self, recipe: Any) -> None:
         """Refuse, before anything is computed, a recipe that reads what this source does not give."""
 
@@ -257,6 +262,7 @@ class Data(Component):
 
     axis: ClassVar[str] = "data"
     embedded: ClassVar[bool] = False  # ships with a dependency: needs no files and no network
+    form: ClassVar[str] = "tensors"  # the name of the form that its examples have: which methods are for it
 
     @abstractmethod
     def open(self, device: torch.device | str = "cpu") -> Splits:

@@ -196,7 +196,7 @@ class Updates:
             named = self._named(role)
             grads = {key: p.grad for key, p in named.items() if p.grad is not None}
             moving = {key: named[key].detach() for key in grads}
-            if moving and step.index % group.every == group.phase % group.every:
+            if moving and group.moves(step.index):
                 rates, before = schedule(group.lr), (step.index - 1) / max(1, self.outer.steps)
                 if rates.restarts(before, step.progress):
                     self.state[role] = group.rule.init(named)

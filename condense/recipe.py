@@ -34,7 +34,10 @@ Rate = Annotated[float, Field(ge=0)]
 
 
 class Group(Component):
-    """How the parameters of the roles that match `role` (a glob) are updated."""
+    """How the parameters of the roles that match `role` (a glob) are updated.
+
+    They move in the outer steps i with (i - phase) % every < span: `span` steps out of `every`, in turns with others.
+    """
 
     role: str = "*"
     rule: Rule
@@ -42,6 +45,11 @@ class Group(Component):
     bounds: tuple[float | None, float | None] = (None, None)
     every: int = Field(default=1, ge=1)  # counted in outer steps
     phase: int = Field(default=0, ge=0)
+    span: int = Field(default=1, ge=1)
+
+    def moves(self, index: int) -> bool:
+        """Is it the turn of these parameters in outer step `index`?"""
+        return (index - self.phase) % self.every < self.span
 
 
 class Outer(Component):

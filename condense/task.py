@@ -40,6 +40,7 @@ class Form(Component):
     axis: ClassVar[str] = "form"
     content: ClassVar[str] = "x"  # the packed tensor that an input gradient or an attack may touch
     independent: ClassVar[bool] = True  # may one example be taken without its neighbours?
+    noun: ClassVar[str] = "examples"  # what several of them are called in tables and sentences
 
     @abstractmethod
     def pack(self, x: Any) -> dict[str, Tensor]:
@@ -61,6 +62,10 @@ class Form(Component):
     def blank(self, task: Task, n: int) -> Any:
         """n examples of zeros: what storage is shaped by, and what a network is tried on."""
 
+    def flat(self, x: Any) -> Tensor:
+        """Each example as one vector, (N, D): what examples are compared by where no network says more."""
+        return torch.cat([tensor.flatten(1) for tensor in self.pack(x).values()], dim=1)
+
     def leaf(self, x: Any) -> Any:
         """A detached copy of `x` whose floating tensors require gradients."""
         tensors = {key: value.detach() for key, value in self.pack(x).items()}
@@ -75,6 +80,8 @@ class Form(Component):
 
 class Tensors(Form):
     """x is one tensor, (N, *shape): images, vectors, sequences."""
+
+    noun: ClassVar[str] = "images"
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         return {"x": x}

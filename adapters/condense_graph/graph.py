@@ -154,7 +154,9 @@ class Graph:
         elif by != "sum":
             root = _inverse(degree, 0.5)
             weights = root[source] * weights * root[target] * (1.0 if by == "gcn" else -1.0)
-        return torch.sparse_coo_tensor(torch.stack([target, source]), weights, (n, n), check_invariants=False).coalesce()
+        return torch.sparse_coo_tensor(
+            torch.stack([target, source]), weights, (n, n), check_invariants=False
+        ).coalesce()
 
 
 def _inverse(degree: Tensor, power: float) -> Tensor:

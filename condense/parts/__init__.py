@@ -11,7 +11,7 @@ from condense.task import Tensors
 
 from .assets import Trained
 from .augment import NoAugment, Then
-from .budgets import PerClass
+from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
 from .inits import Herding, KCenter, Noise, Real
 from .labels import Hard
@@ -29,6 +29,6 @@ def condense_components() -> list[type[Component]]:
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
         *(Fresh, NoModel, Trained),
-        *(Noise, Real, Herding, KCenter, Hard, PerClass, Pixels),
+        *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
         *(NoAugment, Then),
     ]

@@ -112,12 +112,8 @@ class ByFeatures(RealExamples):
         passes, form, rows = execution.current(), run.task.form, []
         for part in ids.split(512):  # type: ignore[no-untyped-call]
             x = run.splits.train.take(part).x
-            rows.append(passes.features(network, x, form) if network else torch.cat(_flat(run, x), dim=1))
+            rows.append(passes.features(network, x, form) if network else form.flat(x))
         return torch.cat(rows)
-
-
-def _flat(run: Run, x: object) -> list[Tensor]:
-    return [tensor.flatten(1) for tensor in run.task.form.pack(x).values()]
 
 
 class Herding(ByFeatures):

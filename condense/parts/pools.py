@@ -13,6 +13,7 @@ from condense.axes import Learner, Learners, Net, Pool
 from condense.data import Sampler
 from condense.fit import Fit, Training
 from condense.recipe import Reads, Recipe
+from condense.rng import Rng
 from condense.running import Run
 from condense.synthetic import Synthetic
 
@@ -77,7 +78,7 @@ class _Turns(Learners):
             self.module.load_state_dict(fresh.state_dict())
             self.training = self._begin()
         elif self.training is not None:
-            data = self._data()
+            data = self._data(rng.fold("freeze", turn))
             self.training.advance(data, self.training.fit.length(data))
         self.module.train()
         calibrate(self.module, self.run, self.pool.calibrate, rng.fold("calibrate", turn))
@@ -87,8 +88,8 @@ class _Turns(Learners):
         rng = self.run.rng.fold("pool", self.life, "inner")
         return self.pool.inner.begin(self.module, rng) if self.pool.inner else None
 
-    def _data(self) -> Sampler:
-        return self.run.splits.train if self.pool.on == "real" else self.syn.freeze()
+    def _data(self, rng: Rng) -> Sampler:
+        return self.run.splits.train if self.pool.on == "real" else self.syn.freeze(rng)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"life": self.life, "module": dict(self.module.state_dict())}

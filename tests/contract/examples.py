@@ -8,6 +8,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("asset", "trained"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
     ("augment", "then"): {"augments": ["none", "dsa"]},
     ("budget", "per-class"): {"n": 2},
+    ("budget", "ratio"): {"r": 0.5},
+    ("budget", "total"): {"n": 6},
     ("data", "folder"): {"path": "somewhere"},
     ("data", "given"): {"fingerprint": "0" * 64},
     ("data", "npz"): {"path": "somewhere.npz"},
