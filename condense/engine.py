@@ -134,6 +134,7 @@ class Decoded:
 def outer_step(step: Step, syn: Synthetic, updates: Updates) -> dict[str, Tensor]:
     """Push every term back as it comes, update the parameters, project; returns the losses, summed by name."""
     losses: dict[str, Tensor] = {}
+    updates.index = step.index
     decoded = Decoded(syn, step)
     for term in asked(step.run.recipe.objective, step):
         push(term, decoded, updates)
@@ -179,13 +180,14 @@ class Updates:
     """How parameters move: for each role its group's rule, with that rule's state."""
 
     def __init__(self, outer: Outer, parameters: Mapping[str, list[nn.Parameter]]) -> None:
-        self.outer, self.parameters = outer, dict(parameters)
+        self.outer, self.parameters, self.index = outer, dict(parameters), 0
         self.groups = {role: outer.group(role) for role in parameters} if outer.steps else {}
         self.state = {role: group.rule.init(self._named(role)) for role, group in self.groups.items()}
 
     def of(self, glob: str) -> list[nn.Parameter]:
-        """The set's own parameters whose role matches."""
-        return [p for role, ps in self.parameters.items() if role != "aux" and fnmatchcase(role, glob) for p in ps]
+        """The set's own parameters whose role matches, and whose turn it is: no gradient is computed for others."""
+        moving = [role for role, group in self.groups.items() if role != "aux" and group.moves(self.index)]
+        return [p for role in moving if fnmatchcase(role, glob) for p in self.parameters[role]]
 
     def _named(self, role: str) -> dict[str, Tensor]:
         return {str(i): p for i, p in enumerate(self.parameters[role])}
@@ -196,7 +198,7 @@ class Updates:
             named = self._named(role)
             grads = {key: p.grad for key, p in named.items() if p.grad is not None}
             moving = {key: named[key].detach() for key in grads}
-            if moving and group.moves(step.index):
+            if moving and group.moves(self.index):
                 rates, before = schedule(group.lr), (step.index - 1) / max(1, self.outer.steps)
                 if rates.restarts(before, step.progress):
                     self.state[role] = group.rule.init(named)
