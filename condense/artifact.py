@@ -27,6 +27,7 @@ from .errors import BadValue, CondenseError, Damaged
 from .files import REMEDY
 from .manifest import MANIFEST
 from .plugins import DISTRIBUTION
+from .program import hint
 from .recipe import Plan, Recipe
 from .synthetic import Synthetic
 from .task import Task
@@ -155,7 +156,7 @@ def load(path: str | Path) -> Artifact:
 def _refuse_unlisted(folder: Path) -> None:
     """Say what a folder without a manifest may be: an unfinished run, or no artifact; else the manifest is missing."""
     if (folder / ".run").is_dir():
-        remedy = f"Finish it with: condense resume {folder}"
+        remedy = f"Finish it with: {hint('resume', folder)}"
         raise BadValue("path", str(folder), "is a run that is not finished", remedy)
     if not any((folder / name).exists() for name in NEEDED):
         remedy = "Give the folder that a run has made."

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from . import options as o
 from .errors import BadValue, CondenseError
+from .program import CONDENSE, called, hint
 from .terminal import Speaker, error_object
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Commands(TyperGroup):
     """All commands. An error becomes one sentence and an exit code; plugins add commands of their own."""
 
     def invoke(self, ctx: Any) -> Any:
+        with called(self.name or CONDENSE):
+            return self._carried_out(ctx)
+
+    def _carried_out(self, ctx: Any) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warned  # type: ignore[assignment]
@@ -74,7 +79,7 @@ def _told(error: BaseException, as_json: bool) -> int:
         error = _Interrupt("command", "Ctrl-C", "was interrupted", "Call it again: what was saved is kept.")
     elif not isinstance(error, CondenseError):
         problem = f"failed in a way that condense did not expect: {error}"
-        error = CondenseError("command", type(error).__name__, problem, "See where: condense --debug COMMAND ...")
+        error = CondenseError("command", type(error).__name__, problem, f"See where: {hint('--debug', 'COMMAND ...')}")
     speaker = Speaker(as_json)
     speaker.result(error_object(error))
     speaker.complain(error)
@@ -108,23 +113,30 @@ def _plugin_commands() -> dict[str, Any]:
 
 # -- making and judging ---------------------------------------------------------------------------------------------
 
-app = typer.Typer(
-    cls=Commands,
-    name="condense",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    epilog=ENDS,
-    help=HELP,
-)
 
-
-@app.callback()
 def root(
     version: o.Version = False,
     debug: o.Debug = False,
 ) -> None:
     """Options of all commands."""
+
+
+def program(name: str, help: str) -> typer.Typer:
+    """A program without commands yet: `condense` itself, or one of its faces (see condense.faces)."""
+    made = typer.Typer(
+        cls=Commands,
+        name=name,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        epilog=ENDS,
+        help=help,
+    )
+    made.callback(help=help)(root)
+    return made
+
+
+app = program(CONDENSE, HELP)
 
 
 @app.command()
@@ -227,7 +239,7 @@ def _judged(speaker: Speaker, artifact: Artifact, **how: Any) -> Artifact:
         with JudgingBar(speaker.progress) as bar:
             return judge(artifact, tell=bar.tell, **how)
     except KeyboardInterrupt:
-        problem, remedy = "was interrupted; what is judged is kept", f"Go on with: condense eval {artifact.path}"
+        problem, remedy = "was interrupted; what is judged is kept", f"Go on with: {hint('eval', artifact.path)}"
         raise Interrupted("judging", str(artifact.path), problem, remedy) from None
 
 
@@ -331,7 +343,7 @@ def listing(as_json: o.AsJson = False) -> None:
         speaker.say(f"{axis}: {', '.join(names)}")
     broken = [plugin.module for plugin in found.plugins if plugin.error]
     if broken:
-        speaker.say(f"did not load: {', '.join(broken)} (the reasons: condense plugins)", "yellow")
+        speaker.say(f"did not load: {', '.join(broken)} (the reasons: {hint('plugins')})", "yellow")
     speaker.result({"methods": methods, **others, "broken": broken})
 
 

@@ -23,6 +23,7 @@ from .checkpoint import PRIVATE
 from .component import Component
 from .errors import BrokenPlugin, CondenseError, NoRoom
 from .plugins import DISTRIBUTION, Plugin, registry
+from .program import hint
 from .recipe import Recipe
 from .task import Batch, Task
 
@@ -62,7 +63,7 @@ def kept(folder: Path | None) -> str:
     if folder is not None and (folder / "manifest.json").is_file():
         return f"The set is complete in {folder}."
     if folder is not None and any((folder / PRIVATE).glob("checkpoint-*.safetensors")):
-        return f"The last checkpoint is kept; go on with: condense resume {folder}"
+        return f"The last checkpoint is kept; go on with: {hint('resume', folder)}"
     return "Nothing was done yet that could be lost."
 
 

@@ -21,6 +21,7 @@ from .isolation import blaming
 from .memory import judging_cost
 from .places import cache_folder
 from .planning import default_device
+from .program import hint
 from .recipe import Execution, Plan
 from .report import Report
 from .running import Limits, Run
@@ -84,7 +85,7 @@ def _check_alike(report: Report, rules: Protocol) -> None:
     others = sorted({row.protocol for row in report.rows if row.kind != "full" and row.rules != rules.rules_digest()})
     if others:
         problem = f"has other rules than those that this set was judged by ({', '.join(others)})"
-        remedy = "Judge by these, or export the set and judge it as one of others: condense eval PATH --data SET."
+        remedy = f"Judge by these, or export the set and judge it as one of others: {hint('eval', 'PATH --data SET.')}"
         raise BadValue("protocol", rules.name, problem, remedy)
 
 

@@ -22,6 +22,7 @@ from .checkpoint import PRIVATE, Checkpoints
 from .component import Component
 from .data import Source, Splits, TensorSampler
 from .errors import BadData, CondenseError, Diverged
+from .program import hint
 from .recipe import Plan, Recipe
 from .rng import Rng
 from .task import Task
@@ -142,7 +143,7 @@ class Run:
             if reason:
                 return
             if pause and done < steps:
-                remedy = f"Resume with: condense resume {self.folder}" if self.folder else "Nothing was stored."
+                remedy = f"Resume with: {hint('resume', self.folder)}" if self.folder else "Nothing was stored."
                 kind = Interrupted if self.interrupted.is_set() else Paused
                 raise kind("run", f"{done} of {steps} steps", pause, remedy)
         self.watch.check()
