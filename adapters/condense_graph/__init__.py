@@ -8,9 +8,9 @@ from __future__ import annotations
 from condense.component import Component
 from condense.hookspecs import hookimpl
 
-from . import graph
+from . import graph, nets, sources
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
-    return [part for room in (graph,) for part in room.components()]
+    return [part for room in (graph, nets, sources) for part in room.components()]

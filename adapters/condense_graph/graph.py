@@ -97,7 +97,7 @@ class Graph:
 
     def encoded(self, transform: Callable[[Tensor], Tensor]) -> Graph:
         """The same edges under transformed features; the last transform's result is shared by all who ask for it."""
-        if self._encoded is None or self._encoded[0] is not transform:
+        if self._encoded is None or self._encoded[0] != transform:
             self._encoded = (transform, self.with_x(transform(self.x)))
         return self._encoded[1]
 
