@@ -1,0 +1,20 @@
+"""Networks for graphs, dense or sparse, weighted or not.
+
+They are PyG's on the same graph (equal, tested; parameters bear the same names), written on the operators of `Graph`:
+so they are differentiable twice in the features and in a dense adjacency, and need no torch_geometric.
+"""
+
+from __future__ import annotations
+
+from condense.axes import Net
+
+from .gcn import GCN
+from .sgc import SGC
+
+
+def components() -> list[type[Net]]:
+    """The members of the axis Net that this package brings."""
+    return [SGC, GCN]
+
+
+__all__ = ["GCN", "SGC", "components"]
