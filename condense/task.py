@@ -40,6 +40,7 @@ class Form(Component):
     axis: ClassVar[str] = "form"
     content: ClassVar[str] = "x"  # the packed tensor that an input gradient or an attack may touch
     independent: ClassVar[bool] = True  # may one example be taken without its neighbours?
+    stacked: ClassVar[bool] = True  # is each packed tensor (N, ...), a row for every example? (not where sizes differ)
     noun: ClassVar[str] = "examples"  # what several of them are called in tables and sentences
 
     @abstractmethod
