@@ -22,10 +22,11 @@ from .given import as_data
 from .isolation import blaming, check_net, tolerant
 from .machine import machine, peak_memory
 from .memory import check_memory, cost
-from .planning import as_net, default_device, plan, whole, with_net
+from .planning import as_net, default_device, plan, with_net
 from .plugins import run_manager, versions
 from .recipe import Plan, Recipe, check_recipe
 from .running import Limits, Run
+from .sizes import Size, whole
 
 
 def run(
@@ -83,7 +84,7 @@ def asked_limits(minutes: float | None, checkpoint_every: int | None) -> Limits:
 
 
 def default_folder(settled: Plan) -> Path:
-    size = settled.recipe.budget.dump().get("n", "set")
+    size = Size(**settled.recipe.budget.asked).label
     return Path("runs") / f"{settled.method}-{settled.data.label}-{size}-{settled.seed}"
 
 
@@ -131,7 +132,7 @@ def holds(folder: Path, settled: Plan) -> str:
         return "nothing"
     if not folder.is_dir() or not (folder / PRIVATE / "plan.json").is_file():
         raise InUse("out", str(folder), "exists and is no run of condense", remedy)
-    if files.read_json(folder / PRIVATE / "plan.json") != settled.model_dump(mode="json"):
+    if stored_plan(folder).model_dump(mode="json") != settled.model_dump(mode="json"):
         raise InUse("out", str(folder), "holds a run of another plan", remedy)
     return "finished" if (folder / "manifest.json").is_file() else "begun"
 
@@ -151,6 +152,8 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     splits = splits.map(lambda source: source.encoded(transform))
     started = Run(settled, splits, transform, tolerant(run_manager(observers)), folder, limits)
     check_recipe(recipe, started.task)
+    if recipe.selection is not None:
+        recipe.selection.admit(splits)
     for net in networks(settled):
         check_net(net, started.task)
     if settled.protocol is not None:

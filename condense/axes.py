@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .component import Component, digest
-from .data import Sampler, Source
+from .data import Sampler, Source, Splits
 from .rng import Rng
 from .task import Batch, Task
 
@@ -282,6 +282,11 @@ class Budget(HandedTheSource):
 
     axis: ClassVar[str] = "budget"
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The arguments of `condense.plan` that ask for it: `{"per_class": 10}`; empty where these can not."""
+        return {}
+
     @abstractmethod
     def allot(self, source: Source) -> Tensor:
         """(M,) int64: the class of each item that may be stored, class-major."""
@@ -327,6 +332,23 @@ class Labels(HandedTheSource):
 
     def finish(self, syn: Synthetic, run: Run) -> None:
         """Relabel after the last step."""
+
+
+class Selection(HandedTheSource):
+    """Which of the sets that a run passes through is released: the best of those looked at, the first one included."""
+
+    axis: ClassVar[str] = "selection"
+
+    @abstractmethod
+    def looks(self, done: int, steps: int) -> bool:
+        """Is the set looked at once `done` of `steps` outer steps are taken?"""
+
+    @abstractmethod
+    def score(self, run: Run, syn: Synthetic) -> float:
+        """How good the set is, as it would be released now; higher is better."""
+
+    def admit(self, splits: Splits) -> None:
+        """Refuse, before anything is computed, data on which sets cannot be scored."""
 
 
 # -- what is done to both sides -------------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .axes import Objective, Term
+from .axes import Objective, Selection, Term
 from .data import TensorSampler
 from .errors import Diverged
 from .fit import schedule
 from .isolation import bare, check_dtype, check_start, check_term
 from .recipe import Outer, Recipe
-from .running import Run, Step
+from .running import Run, Stateful, Step
 from .synthetic import Synthetic
 from .task import Batch, Task
 
@@ -31,9 +31,13 @@ def condense(run: Run) -> Synthetic:
     memory = nn.ModuleDict(run.states)
     run.hooks.hook.condense_started(run=run)
     dtype = torch.get_default_dtype()
-    loop = run.loop("outer", steps, set=fill, updates=updates, pool=learners, memory=memory, source=run.splits.train)
-    for index in loop:
+    best = Best(run, syn, recipe.selection) if recipe.selection else None
+    kept: dict[str, Stateful] = {} if best is None else {"best": best}
+    kept |= {"set": fill, "updates": updates, "pool": learners, "memory": memory, "source": run.splits.train}
+    for index in run.loop("outer", steps, **kept):
         fill.once(index)
+        if best is not None:
+            best.look(index)
         step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
         with bare(step.learner.module):
             losses = outer_step(step, syn, updates)
@@ -41,6 +45,8 @@ def condense(run: Run) -> Synthetic:
         run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
         check_dtype(dtype, recipe)
     fill.once(steps)
+    if best is not None:
+        best.release()
     recipe.labels.finish(syn, run)
     fill.check()
     return syn
@@ -97,6 +103,39 @@ class Fill:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.syn.load_state_dict(state)
         self.filled = True
+
+
+class Best:
+    """The best set so far by the recipe's selection: part of every checkpoint, and what is released at the end."""
+
+    def __init__(self, run: Run, syn: Synthetic, selection: Selection) -> None:
+        self.run, self.syn, self.selection = run, syn, selection
+        self.scores: dict[str, float] = {}
+        self.kept: dict[str, Tensor] = {}
+
+    def look(self, done: int) -> None:
+        """Score the set after `done` steps if it is time to; of equal scores the first counts."""
+        if self.selection.looks(done, self.run.recipe.outer.steps):
+            self._score(done)
+
+    def _score(self, done: int) -> None:
+        score = self.selection.score(self.run, self.syn)
+        if not self.scores or score > max(self.scores.values()):
+            self.kept = {name: value.detach().clone() for name, value in self.syn.state_dict().items()}
+        self.scores[str(done)] = score
+
+    def release(self) -> None:
+        """Score the last set, put the best one in its place, and note which that is."""
+        stopped = self.run.notes.get("stopped", {})
+        self._score(stopped.get("after", self.run.recipe.outer.steps))
+        self.syn.load_state_dict(self.kept)
+        self.run.note("selected", {"after": int(max(self.scores, key=self.scores.__getitem__)), "scores": self.scores})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scores": dict(self.scores), "kept": dict(self.kept)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.scores, self.kept = dict(state["scores"]), dict(state["kept"])
 
 
 def roles(syn: Synthetic, states: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:

@@ -10,7 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .axes import Augment, Budget, Init, Labels, Objective, Parameterization, Pool, Preprocess, Rule, Schedule
+from .axes import (
+    Augment,
+    Budget,
+    Init,
+    Labels,
+    Objective,
+    Parameterization,
+    Pool,
+    Preprocess,
+    Rule,
+    Schedule,
+    Selection,
+)
 from .component import Component, bad_value, checked, digest, no_field
 from .data import Data
 from .errors import BadValue
@@ -83,6 +95,7 @@ class Recipe(Component):
     augment: Augment
     preprocess: Preprocess
     outer: Outer
+    selection: Selection | None = None
 
     def total_reads(self) -> Reads:
         return functools.reduce(lambda a, b: a + b, (part.reads(self) for part in self.walk() if part is not self))

@@ -6,7 +6,7 @@ from condense.axes import OwnLoss, TaskLoss
 from condense.component import Component
 from condense.fit import Constant, Fit
 from condense.hookspecs import hookimpl
-from condense.metrics import Accuracy
+from condense.metrics import Accuracy, RocAuc
 from condense.task import Tensors
 
 from .assets import Trained
@@ -20,15 +20,16 @@ from .parameterizations import Pixels
 from .pools import Fresh, NoModel
 from .rules import SGD, Adam
 from .schedules import Cosine, Drops
+from .selections import OnValidation
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
     return [
-        *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy),
+        *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
         *(Fresh, NoModel, Trained),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
-        *(NoAugment, Then),
+        *(NoAugment, Then, OnValidation),
     ]

@@ -18,6 +18,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("net", "torchvision"): {"model": "resnet18"},
     ("objective", "matching"): {"statistic": "gradient", "distance": "row-cosine", "pairing": "class-wise"},
     ("pool", "fresh"): {"net": {"name": "conv-net", "depth": 2}},
+    ("selection", "on-validation"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
     ("schedule", "constant"): {"at": 0.5},
     ("schedule", "cosine"): {"start": 0.5},
     ("schedule", "drops"): {"start": 0.5, "at": [0.25, 0.5]},
