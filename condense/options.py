@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import BadValue, nearest
+from .sizes import SIZES
 
 if TYPE_CHECKING:
     from .axes import Net
@@ -41,13 +42,16 @@ RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a 
 
 DataName = Annotated[str, _option("--data", "SET", "A data set; `condense list` names them.")]
 JudgedOn = Annotated[str | None, _option("--data", "SET", "What a set that somebody else made is judged on.")]
-PerClass = Annotated[int, _option("--per-class", "N", "Images of each class.")]
+PerClass = Annotated[int | None, _option("--per-class", "N", "So many of each class (default: the method's own, 10).")]
+Total = Annotated[int | None, _option("--total", "N", "So many in all, for methods with sets of such sizes.")]
+Ratio = Annotated[float | None, _option("--ratio", "R", "A share of what there is, instead of a number.")]
+Of = Annotated[str, _option("--of", "train|all", "Of what --ratio is a share: items to learn from, or all.")]
 Seed = Annotated[int, _option("--seed", "S", "The seed of everything that is drawn.")]
 Steps = Annotated[int | None, _option("--steps", "K", "Outer steps (default: as published).")]
 Device = Annotated[str | None, _option("--device", "D", "cpu, cuda or cuda:0 (default: cuda if there is one).")]
 Settings = Annotated[
     list[str] | None,
-    _option("--set", "PATH=VALUE", "A leaf of the recipe, or below protocol. or execution. (see condense show)."),
+    _option("--set", "PATH=VALUE", "A leaf of the recipe, or below data., protocol., execution. (see condense show)."),
 ]
 Made = Annotated[list[str] | None, _option("--with", "KEY=VALUE", "An argument of the method's own function.")]
 NetName = Annotated[str | None, _option("--net", "NET", "The network, of the method and of the judge.")]
@@ -70,7 +74,9 @@ Full = Annotated[
 ]
 FullToo = Annotated[bool, typer.Option("--full", help="Judge networks that saw all of the data, too.")]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Make the set, and do not judge it.")]
-Random = Annotated[bool, typer.Option("--random", help="Judge as many random real images, too.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Leave out the settings that were published for this data set.")]
+Forms = Annotated[list[str] | None, _option("--form", "FORM", "Only methods and data sets of this form.")]
+Random = Annotated[bool, typer.Option("--random", help="Judge as many random real examples, too.")]
 Normalised = Annotated[bool, typer.Option("--normalised", help="The .npz file holds the networks' own inputs.")]
 Board = Annotated[bool, typer.Option("--tensorboard", help="Write the losses to DIR/.run/tensorboard, too.")]
 AsJson = Annotated[bool, typer.Option("--json", callback=_json, is_eager=True, help="Print one JSON object.")]
@@ -91,7 +97,7 @@ class Judges:
 
 
 def named_nets(text: str, settled: Plan) -> list[Net]:
-    """Networks by name. One that the plan uses is taken with its settings there: their depth suits the images."""
+    """Networks by name. One that the plan uses is taken with its settings there: their depth suits the examples."""
     from .axes import Net
     from .planning import as_net
 
@@ -121,7 +127,7 @@ def _parsed(text: str) -> Any:
 def factory_options(method: Published, name: str, texts: Sequence[str] | None) -> dict[str, Any]:
     """The arguments of a method's function, checked by its signature."""
     options = pairs(texts, "--with")
-    known = [key for key in inspect.signature(method.make).parameters if key != "per_class"]
+    known = [key for key in inspect.signature(method.make).parameters if key not in (*SIZES, "of")]
     for key in options:
         if key not in known:
             raise BadValue("--with", key, f"is no argument of {name}", nearest(key, known))
@@ -132,10 +138,11 @@ def plan_of(
     name: str, judges: Judges, texts: Sequence[str] | None = None, made: Sequence[str] | None = None, **planned: Any
 ) -> Plan:
     """The plan that the command line asks for; `planned` are arguments of `condense.plan`."""
-    from .planning import plan
-    from .plugins import registry
+    from .given import as_data
+    from .planning import method_for, plan
 
-    planned |= {"options": factory_options(registry().recipe(name), name, made), "protocol": judges.protocol}
+    method = method_for(name, as_data(planned.get("data", "digits")))
+    planned |= {"options": factory_options(method, name, made), "protocol": judges.protocol}
     settings = pairs(texts)
     settled = plan(name, settings=settings, **planned)
     changes = {f"protocol.{key}": value for key, value in judges.changes(settled).items()}

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from .axes import Net
 from .component import checked, member, named
-from .errors import BadValue
+from .data import Data
+from .errors import BadValue, listed
 from .given import as_data
 from .isolation import blaming
 from .plugins import registry
 from .protocol import Protocol
-from .published import Row, settings_for
+from .published import Row, settings_for, usual_size
 from .recipe import Execution, Plan, Published, Recipe, replaced
+from .sizes import Size, arguments, asked_size, default_size, spelt, taken, whole
 
 
 def plan(
     method: str | Recipe,
     *,
     data: Any = "digits",
-    per_class: int = 10,
+    per_class: int | None = None,
+    total: int | None = None,
+    ratio: float | None = None,
+    of: str = "train",
     seed: int = 0,
     steps: int | None = None,
     device: str | None = None,
@@ -30,27 +36,33 @@ def plan(
     protocol: Any = None,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    published: bool = True,
 ) -> Plan:
     """The whole run as a value, validated; no data is read.
 
-    method: a recipe's name, or a `Recipe`. data: a name (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or
-    tensors (x, y). net: a `Net`, its name, or any callable that returns a module; replaces the networks of pool and
-    judge. options: arguments of the recipe's function. settings: leaves by dotted path, of the recipe, or below
-    `protocol.` and `execution.`. What is asked for wins over published settings. Raises `BadValue` naming the field,
-    its value and the remedy.
+    method: a recipe's name, or a `Recipe`; a name is looked up among the methods for the form of the data. data: a name
+    (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors (x, y). per_class, total, ratio: the size, one of
+    these, or none for the method's own; ratio: a share `of` the items to learn from ("train"), or of "all". net: a
+    `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. options: arguments
+    of the recipe's function. settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and
+    `execution.`. What is asked for wins over published settings. published: False leaves out the settings that were
+    published for this data set, so that the method's defaults for any set remain; it is judged by the same rules.
+    Raises `BadValue` naming the field, its value and the remedy.
     """
-    whole("per_class", per_class, 1, "Try --per-class 10.")
+    size = asked_size(per_class, total, ratio, of)
     whole("seed", seed, 0, "Try --seed 0.")
     if not isinstance(method, str | Recipe):
         raise BadValue("method", method, "is neither a name nor a Recipe", "See what there is: condense list.")
-    where = as_data(data)
+    changes = by_part(settings or {})
+    where = with_leaves(as_data(data), changes["data"])
     if isinstance(method, Recipe):
         name, recipe, row, rules = "custom", method, Row(), "vico"
     else:
-        published = registry().recipe(method)
-        row = settings_for(published, where.name, per_class)
-        name, rules = method, row.protocol or published.protocol
-        recipe = published_recipe(published, row, per_class, options or {})
+        name, found = method, method_for(method, where)
+        size = settled_size(name, found, where.name, size)
+        row = settings_for(found, where.name, size.per_class, size.total, plain=not published)
+        rules = row.protocol or found.protocol
+        recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
     judged = checked(lambda: member(Protocol, protocol or rules), "protocol")
     if protocol in (None, rules):
         judged = overridden(judged, row.judging)
@@ -60,25 +72,68 @@ def plan(
     if steps is not None:
         whole("steps", steps, 0, "Leave it out for the published number.")
         recipe = recipe.set("outer.steps", steps)
-    computing = Execution(device=default_device(device)).model_dump()
-    for path, value in (settings or {}).items():
-        match path.partition("."):
-            case ("protocol", _, rest) if rest:
-                judged = overridden(judged, {rest: value})
-            case ("execution", _, rest) if rest:
-                computing = replaced(computing, rest, value, "execution")
-            case _:
-                recipe = recipe.set(path.removeprefix("recipe."), value)
+    for path, value in changes["recipe"].items():
+        recipe = recipe.set(path, value)
+    judged = overridden(judged, changes["protocol"])
     if network is not None and network.name == "custom":
         recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
-    computed = checked(lambda: Execution.model_validate(computing), "execution")
-    return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computed)
+    computing = execution_of(default_device(device), changes["execution"])
+    return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computing)
 
 
-def published_recipe(published: Published, row: Row, per_class: int, options: Mapping[str, Any]) -> Recipe:
+def by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by what they are of, each by its path below that: of the recipe, where nothing else is named."""
+    found: dict[str, dict[str, Any]] = {"recipe": {}, "data": {}, "protocol": {}, "execution": {}}
+    for path, value in settings.items():
+        head, _, rest = path.partition(".")
+        part, below = (head, rest) if head in found and rest else ("recipe", path)
+        found[part][below] = value
+    return found
+
+
+def with_leaves(where: Data, changes: Mapping[str, Any]) -> Data:
+    """The data with leaves changed by dotted path."""
+    for path, value in changes.items():
+        tree, field = replaced(where.dump(), path, value, "data"), path.partition(".")[0]
+        where = checked(partial(where.with_, **{field: tree[field]}), "data")
+    return where
+
+
+def execution_of(device: str, changes: Mapping[str, Any]) -> Execution:
+    tree = Execution(device=device).model_dump()
+    for path, value in changes.items():
+        tree = replaced(tree, path, value, "execution")
+    return checked(lambda: Execution.model_validate(tree), "execution")
+
+
+def method_for(name: str, where: Data) -> Published:
+    """The method called `name` for data of this form; raises `BadValue` where there is none."""
+    found = registry()
+    others = found.forms(name) if name not in found.recipes(where.form) else []
+    if others:
+        holds, condensed = found.noun(where.form), " or ".join(map(found.noun, others))
+        problem = f"condenses {condensed}, and {where.label} holds {holds}"
+        fitting = listed(name for name, data in found.members(Data).items() if data.form in others)
+        remedy = f"Methods for {holds}: {listed(found.recipes(where.form))}. Data sets of {condensed}: {fitting}."
+        raise BadValue("recipe", name, problem, remedy)
+    return found.recipe(name, where.form)
+
+
+def settled_size(name: str, method: Published, data: str, size: Size) -> Size:
+    """The size that is asked for, else the method's default, else the usual one for this data set."""
+    found = size if size.given else default_size(method.make)
+    if found is None:
+        found = usual_size(method, data)
+        if not found.given:
+            problem = f"has no usual size for {data}, and none is given"
+            raise BadValue("recipe", name, problem, f"Give {spelt(taken(method.make))}.")
+    return found
+
+
+def published_recipe(method: Published, row: Row, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Recipe:
     """The recipe with its options and the published settings, but for settings that an option changes."""
     with blaming():
-        plain, recipe = published(per_class=per_class), published(per_class=per_class, **options)
+        plain, recipe = method(**sizes), method(**sizes, **options)
     for path, value in row.settings.items():
         if leaf(plain.dump(), path) == leaf(recipe.dump(), path):
             recipe = recipe.set(path, value)
@@ -95,12 +150,6 @@ def leaf(tree: Any, path: str) -> Any:
     return tree
 
 
-def whole(field: str, value: Any, least: int, remedy: str) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
-
-
 def as_net(value: Any) -> Net:
     """A `Net` from a name, a mapping, a Net, or any callable that returns a module."""
     if isinstance(value, str | Mapping | Net):
@@ -114,7 +163,9 @@ def with_net(recipe: Recipe, judged: Protocol, network: Net) -> tuple[Recipe, Pr
 
 
 def overridden(judged: Protocol, changes: Mapping[str, Any]) -> Protocol:
-    """The protocol with leaves changed by dotted path."""
+    """The protocol with leaves changed by dotted path; itself where none are: a live network survives no JSON."""
+    if not changes:
+        return judged
     tree = judged.dump()
     for path, value in changes.items():
         tree = replaced(tree, path, value, "protocol")

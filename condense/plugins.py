@@ -16,8 +16,11 @@ import torch
 
 from . import hookspecs
 from .component import Component
+from .data import Data
 from .errors import BadValue, listed, meant, nearest
 from .recipe import Published
+from .sizes import SIZES, taken
+from .task import Form
 
 GROUP = "condense"
 DISTRIBUTION = "condense-kit"
@@ -73,13 +76,27 @@ class Registry:
         raise PydanticCustomError("component", "no {axis} named {name}; known: {known}", {**context, "remedy": remedy})
 
     def recipes(self, form: str | None = None) -> dict[str, tuple[Published, Plugin]]:
-        """Recipes by name; of one form where it is given. Where two forms share a name, the key is `form:name`."""
-        found: dict[str, tuple[Published, Plugin]] = {}
-        for plugin in self.plugins:
-            for name, recipe in plugin.recipes.items():
-                if form in (None, recipe.form):
-                    found[name if name not in found else f"{recipe.form}:{name}"] = (recipe, plugin)
-        return dict(sorted(found.items()))
+        """Recipes by name; of one form where it is given. See `key` for names that several forms share."""
+        found = [
+            (name if form else self.key(name, recipe.form), (recipe, plugin))
+            for plugin in self.plugins
+            for name, recipe in plugin.recipes.items()
+            if form in (None, recipe.form)
+        ]
+        return dict(sorted(found, key=lambda pair: pair[0]))
+
+    def forms(self, name: str) -> list[str]:
+        """The forms of data that have a recipe called `name`."""
+        return sorted(p.recipes[name].form for p in self.plugins if name in p.recipes)
+
+    def key(self, name: str, form: str) -> str:
+        """A recipe's name among those of all forms: `form:name` where another form has it, too, but for tensors'."""
+        return name if form == Data.form or self.forms(name) == [form] else f"{form}:{name}"
+
+    def noun(self, form: str) -> str:
+        """What several examples of a form are called."""
+        part, _ = self.parts.get(Form.axis, {}).get(form, (None, None))
+        return getattr(part, "noun", form)
 
     def recipe(self, name: str, form: str | None = None) -> Published:
         known = self.recipes(form)
@@ -96,17 +113,20 @@ class Registry:
 
 
 def install_hint(plugin: Plugin) -> str:
-    """How to install what a broken plugin of our own misses."""
-    return extra_hint(plugin.name) if plugin.distribution == DISTRIBUTION else "."
+    """How to install what a broken plugin of our own misses: the extra called as its entry point, or as its package."""
+    if plugin.distribution != DISTRIBUTION:
+        return "."
+    package = plugin.module.partition(":")[0].partition(".")[0]
+    return extra_hint(plugin.name, package.removeprefix(f"{GROUP}_"))
 
 
-def extra_hint(extra: str) -> str:
-    """How to install one of our own extras: ` - pip install '...[extra]'.`; a full stop where there is none."""
+def extra_hint(*extras: str) -> str:
+    """How to install the first of these extras that is ours: ` - pip install '...[extra]'.`; else a full stop."""
     try:
-        extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+        ours = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
-        extras = []
-    return f" - pip install '{DISTRIBUTION}[{extra}]'." if extra in extras else "."
+        ours = []
+    return next((f" - pip install '{DISTRIBUTION}[{extra}]'." for extra in extras if extra in ours), ".")
 
 
 def load(entry_points: Iterable[Any] | None = None) -> Registry:
@@ -207,15 +227,15 @@ def _misspelt(plugin: Any, name: str) -> bool:
 
 
 def as_published(name: str, make: Callable[..., Any]) -> Published:
-    """A plain recipe function of a stranger's, described by its docstring."""
-    if not isinstance(make, Published):
-        if not callable(make):
-            raise TypeError(f"the recipe {name!r} is {make!r}, which cannot be called")
-        make = Published(make, paper="", title=(make.__doc__ or name).strip().splitlines()[0])
-    known = inspect.signature(make.make).parameters.values()
-    if not any(p.name == "per_class" or p.kind is p.VAR_KEYWORD for p in known):
-        raise TypeError(f"the recipe {name!r} takes no per_class, which every method is given")
-    return make
+    """A plain recipe function of a stranger's, described by its docstring. It is told a size; a published one may do
+    without, where the set is as large as it is."""
+    if isinstance(make, Published):
+        return make
+    if not callable(make):
+        raise TypeError(f"the recipe {name!r} is {make!r}, which cannot be called")
+    if not taken(make):
+        raise TypeError(f"the recipe {name!r} takes none of {', '.join(SIZES)}: it cannot be told how large a set is")
+    return Published(make, paper="", title=(make.__doc__ or name).strip().splitlines()[0])
 
 
 _current: contextvars.ContextVar[Registry | None] = contextvars.ContextVar("condense_registry", default=None)

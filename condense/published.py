@@ -13,11 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .component import bad_value
 from .recipe import Published
+from .sizes import Size
 
 
 class Row(BaseModel):
-    """One row. `data` or `per_class` absent: for every one. Later rows override earlier ones.
+    """One row. `data`, `per_class` or `total` absent: for every one. Later rows override earlier ones.
 
+    per_class, total: the size that the row is about, of each class or in all; of a data set's rows the first that says
+    one says the usual size, for a method without a default of its own.
     settings, judging: overrides by dotted path, of the recipe and of the protocol. accuracy, std: per cent, as
     published. source: where the figure or the setting stands. embedded: a setting of our own for the embedded data,
     not the paper's. turn: `condense reproduce` runs rows of lower turns first.
@@ -26,6 +29,7 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     data: str | None = None
     per_class: int | None = Field(default=None, ge=1)
+    total: int | None = Field(default=None, ge=1)
     settings: dict[str, Any] = {}
     protocol: str | None = None
     judging: dict[str, Any] = {}
@@ -37,8 +41,13 @@ class Row(BaseModel):
     embedded: bool = False
     turn: int = Field(default=9, ge=1)
 
-    def fits(self, data: str, per_class: int) -> bool:
-        return self.data in (None, data) and self.per_class in (None, per_class)
+    @property
+    def size(self) -> Size:
+        return Size(self.per_class, self.total)
+
+    def fits(self, data: str, per_class: int | None, total: int | None) -> bool:
+        asked = ((self.data, data), (self.per_class, per_class), (self.total, total))
+        return all(about in (None, of) for about, of in asked)
 
 
 @functools.cache
@@ -54,14 +63,24 @@ def rows(method: Published) -> tuple[Row, ...]:
         raise bad_value(error, method.settings) from None
 
 
-def settings_for(method: Published, data: str, per_class: int) -> Row:
-    """The one row that all matching rows add up to: later ones override earlier ones, setting by setting."""
+def settings_for(
+    method: Published, data: str, per_class: int | None = None, total: int | None = None, *, plain: bool = False
+) -> Row:
+    """The one row that all matching rows add up to: later ones override earlier ones, setting by setting.
+
+    plain: without the settings of rows that name a data set, but with their figures, and judged by their rules.
+    """
     settings: dict[str, Any] = {}
     judging: dict[str, Any] = {}
     found: dict[str, Any] = {}
     for row in rows(method):
-        if row.fits(data, per_class):
-            settings |= row.settings
+        if row.fits(data, per_class, total):
+            settings |= {} if plain and row.data is not None else row.settings
             judging |= row.judging
-            found |= {key: value for key, value in row.model_dump(exclude_defaults=True).items()}
+            found |= row.model_dump(exclude_defaults=True)
     return Row.model_validate({**found, "settings": settings, "judging": judging, "protocol": found.get("protocol")})
+
+
+def usual_size(method: Published, data: str) -> Size:
+    """The size of the first row about a data set that says one; none where there is no such row."""
+    return next((row.size for row in rows(method) if row.data == data and row.size.given), Size())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,10 @@ class PerClass(Budget):
     """`n` items of each class, class-major: 0..0 1..1 2..2."""
 
     n: int = Field(ge=1)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {"per_class": self.n}
 
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
@@ -41,6 +45,10 @@ class Total(Budget):
     n: int = Field(ge=1)
     split: Literal["proportional", "equal"] = "proportional"
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {"total": self.n}
+
     def reads(self, recipe: Recipe) -> Reads:
         return Reads(examples=self.split == "proportional")
 
@@ -62,6 +70,10 @@ class Ratio(Budget):
 
     r: float = Field(gt=0, le=1)
     of: Literal["train", "all"] = "train"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {"ratio": self.r, "of": self.of}
 
     def items(self, source: Source) -> int:
         return max(1, round(self.r * (len(source) if self.of == "train" else source.population)))
