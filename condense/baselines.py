@@ -16,11 +16,13 @@ from .engine import condense
 from .evaluate import (
     JUDGED,
     Candidate,
+    Judge,
     Kept,
     Progress,
     Trial,
     answers,
     as_row,
+    begin,
     headline,
     held_out,
     preprocessing,
@@ -55,17 +57,28 @@ def full_networks(run: Run, net: Net, repeats: int) -> list[Asset]:
 
 
 def full_data_is_made(run: Run, protocol: Protocol) -> bool:
-    """Are all networks of `full_data` in the cache, so that it costs only the test passes?"""
+    """Are all networks of `full_data` in the cache, so that it costs at most the test passes?"""
+    if protocol.whole:
+        return whole_judge(run, protocol).done
     return all(run.assets.has(asset) for net in protocol.nets for asset in full_networks(run, net, protocol.repeats))
 
 
 def full_data(run: Run, protocol: Protocol, progress: Callable[[Progress], None] | None = None) -> Report:
-    """A row of kind `full` for each architecture: trained by `full_fit` on the whole training split of the run.
+    """A row of kind `full` for each architecture: networks trained on the whole training split of the run.
 
-    The networks are assets: made once, resumable one by one; what they scored and how long they took is kept too.
-    Of the protocol, nets, repeats, metrics and split count.
+    By the protocol's own rules where it judges all real data too (`Protocol.whole`); what they scored is kept in the
+    cache. Else by `full_fit`: of the protocol, nets, repeats, metrics and split count, and the networks are assets,
+    made once, resumable one by one; what they scored and how long they took is kept too.
     """
+    if protocol.whole:
+        return whole_judge(run, protocol, progress).report()
     return Report(rows=tuple(_full_row(run, net, protocol, progress) for net in protocol.nets))
+
+
+def whole_judge(run: Run, protocol: Protocol, progress: Callable[[Progress], None] | None = None) -> Judge:
+    """The protocol's own judge of all the real training examples of the run."""
+    everything = Candidate(run.splits.train, run.transform, "full data", kind="full")
+    return begin(everything, run.splits, protocol, run.plan.seed, run.device, cache_folder() / "full-data", progress)
 
 
 def _full_row(run: Run, net: Net, protocol: Protocol, progress: Callable[[Progress], None] | None) -> Row:

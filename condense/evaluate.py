@@ -2,7 +2,7 @@
 
 Network number i of seed s has the same weights, batches and warps whatever is judged: its key is (s, architecture, i).
 Methods never see the test split; the judge reads it in whole ordered passes: after training, for the headline, and at
-the points of the curve, by which nothing is selected.
+the points of the curve, by which nothing is selected. Where a protocol keeps the best weights, validation chooses them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .component import digest
 from .data import Sampler, Source, Splits, TensorSampler
 from .errors import BadData, BadValue
 from .fit import Crowd, Fit, Loop
+from .keeping import Best, interval
 from .machine import fresh_peak, machine, peak_memory
 from .metrics import suspicions
 from .plugins import versions
@@ -49,10 +50,11 @@ CHUNK = {"cpu": 256}  # examples of the test split sent through at once; elsewhe
 class Candidate:
     """What is judged: a set as networks are trained on it, and the transform that its examples have been through.
 
-    The test split goes through the same transform. kind, method: how rows call it. labels: the policy of its targets.
+    The splits that judge go through the same transform. data: examples in memory, or a source of real ones. kind,
+    method: how rows call it. labels: the policy of its targets.
     """
 
-    data: TensorSampler
+    data: TensorSampler | Source
     transform: Transform
     method: str
     kind: Kind = "condensed"
@@ -75,15 +77,21 @@ class Candidate:
         }
 
     def to(self, device: torch.device) -> Candidate:
+        """On `device`; a source stays where it was opened."""
         data = self.data
+        if isinstance(data, Source):
+            return self
         moved = TensorSampler(data.task, data.task.form.to(data.x, device), data.y.to(device), loss=data.loss)
         return replace(self, data=moved, transform=copy.deepcopy(self.transform).to(device))
 
     def digest(self) -> str:
-        """Of every tensor, of the classes in their order, of the loss and of the transform."""
-        form, loss = self.data.task.form, self.data.loss
-        h = hashlib.sha256(repr((self.data.task.classes, loss and loss.dump(), self.transform.describe())).encode())
-        for tensor in (*form.pack(self.data.x).values(), self.data.y, *self.transform.state_dict().values()):
+        """Of every tensor (of a source: of its provenance), the classes in their order, the loss and the transform."""
+        data, loss = self.data, self.data.loss
+        h = hashlib.sha256(repr((data.task.classes, loss and loss.dump(), self.transform.describe())).encode())
+        examples = [] if isinstance(data, Source) else [*data.task.form.pack(data.x).values(), data.y]
+        if isinstance(data, Source):
+            h.update(digest(data.provenance()).encode())
+        for tensor in (*examples, *self.transform.state_dict().values()):
             h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return h.hexdigest()[:16]
@@ -128,24 +136,47 @@ def evaluate(
 ) -> Report:
     """One row for each of the protocol's architectures, over `protocol.repeats` networks.
 
-    splits: the opened data set; only its split `protocol.split` is read. folder: where finished networks are kept
-    (`folder/.run/judged.jsonl`), so that after an interrupt the same call goes on; None: nowhere. together: train the
-    networks of one architecture in step (equal to one by one; None: on a GPU); those that cannot be go one by one.
+    splits: the opened data set; its split `protocol.split` is read, and validation where that chooses the weights.
+    folder: where finished networks are kept (`folder/.run/judged.jsonl`), so that after an interrupt the same call goes
+    on; None: nowhere. together: train the networks of one architecture in step (equal to one by one; None: on a GPU);
+    those that cannot be, and those whose weights are chosen, go one by one.
     Raises `BadValue` where a network does not fit, or there is no such split; `BadData` for other classes or sizes.
     """
+    return begin(judged, splits, protocol, seed, device, folder, progress, together).report()
+
+
+def begin(
+    judged: Artifact | Candidate,
+    splits: Splits,
+    protocol: Protocol,
+    seed: int,
+    device: torch.device | str,
+    folder: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    together: bool | None = None,
+) -> Judge:
+    """The judge of a set, with what it kept of earlier calls; nothing is trained yet. Arguments, errors: `evaluate`."""
     device = torch.device(device)
     candidate = (judged if isinstance(judged, Candidate) else Candidate.of(judged)).to(device)
     test = tested(splits, protocol, candidate)
     protocol.admit(candidate.data.task)
-    key = [protocol.rules_digest(), candidate.digest(), digest(test.provenance()), seed, hardware(device)]
+    chooser = splits.validation.encoded(candidate.transform) if protocol.keep == "best" and splits.validation else None
+    read = [digest(source.provenance()) for source in (test, chooser) if source is not None]
+    key = [protocol.rules_digest(), candidate.digest(), *read, seed, hardware(device)]
     kept = Kept(None if folder is None else private_folder(folder) / JUDGED, digest(key))
     together = device.type == "cuda" if together is None else together
-    judge = Judge(candidate, test, protocol, protocol.fit(candidate.data), seed, kept, together, progress)
-    return Report(rows=tuple(judge.row(net) for net in protocol.nets))
+    fit = protocol.fit(candidate.data)
+    return Judge(candidate, test, chooser, protocol, fit, seed, kept, together, progress)
 
 
 def held_out(splits: Splits, protocol: Protocol) -> Source:
-    """The split that networks are tested on."""
+    """The split that networks are tested on. Raises `BadValue` where it, or the one that weights are chosen by, is
+    missing.
+    """
+    if protocol.keep == "best" and splits.validation is None:
+        problem = "chooses weights on a validation split, which this data set does not have"
+        remedy = "Give the data a `validation` share, or judge the last weights: protocol.keep=last."
+        raise BadValue("protocol.keep", protocol.keep, problem, remedy)
     found = splits.test if protocol.split == "test" else splits.validation
     if found is None:
         remedy = "Give the data a `validation` share, or judge on test."
@@ -175,7 +206,8 @@ def stops(protocol: Protocol, fit: Fit, data: Sampler, test: Source) -> list[int
     """The training steps after which networks are tested, the last step at the end; see `Protocol.record`."""
     total = fit.length(data)
     affordable = SHARE * 3 * total * min(fit.batch or len(data), len(data)) / len(test)  # one step costs three passes
-    points = protocol.record or max(1, min(POINTS, int(affordable)))
+    unasked = 1 if protocol.keep == "best" else max(1, min(POINTS, int(affordable)))
+    points = protocol.record or unasked
     return sorted({total * (i + 1) // points for i in range(points)})
 
 
@@ -189,22 +221,38 @@ def answers(loop: Loop, test: Source, networks: int = 1) -> tuple[Tensor, Tensor
     return torch.cat(scores, dim=1), torch.cat(targets)
 
 
+def measured(protocol: Protocol, scores: Tensor, y: Tensor, test: Source) -> dict[str, float]:
+    """Every metric of the protocol by name, from scores (N, K)."""
+    return {name: value for metric in protocol.metrics for name, value in metric(scores, y, test.task).items()}
+
+
 def headline(protocol: Protocol, scores: Tensor, y: Tensor, test: Source) -> float:
     return next(iter(protocol.metrics[0](scores, y, test.task).values()))
 
 
 @dataclass(frozen=True)
 class Judge:
-    """One set under one protocol. `kept` holds what is judged already."""
+    """One set under one protocol. kept: what is judged already. chooser: the split by which weights are chosen."""
 
     candidate: Candidate
     test: Source
+    chooser: Source | None
     protocol: Protocol
     fit: Fit
     seed: int
     kept: Kept
     together: bool
     progress: Callable[[Progress], None] | None
+
+    @property
+    def done(self) -> bool:
+        """Is every network judged already?"""
+        missing = (self.kept.find(net, i) is None for net in self.protocol.nets for i in range(self.protocol.repeats))
+        return not any(missing)
+
+    def report(self) -> Report:
+        """One row for each architecture."""
+        return Report(rows=tuple(self.row(net) for net in self.protocol.nets))
 
     def row(self, net: Net) -> Row:
         """All networks of one architecture; what is kept already is not trained again."""
@@ -220,13 +268,13 @@ class Judge:
             results = self._judge(net, group)
             for number, result in zip(group, results, strict=True):
                 self.kept.add(net, number, result)
-            self._tell(net, group, 1, [result.curve for result in results])
+            self._tell(net, group, 1, [next(iter(result.numbers.values())) for result in results])
         return [found for i in numbers if (found := self.kept.find(net, i)) is not None]
 
     def _groups(self, net: Net, numbers: Sequence[int]) -> list[list[int]]:
         """Which networks are trained together."""
         data, size = self.candidate.data, 1
-        if self.together and len(numbers) > 1:
+        if self.together and len(numbers) > 1 and self.chooser is None:
             module = net.make(data.task, network_key(self.seed, net, 0), data.device)
             if Crowd.fits(self.fit, module, data):
                 size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
@@ -238,24 +286,38 @@ class Judge:
         modules = [net.make(data.task, key.fold("make"), data.device) for key in keys]
         trains = [key.fold("train") for key in keys]
         loop = self.fit.begin(modules[0], trains[0]) if len(keys) == 1 else Crowd(self.fit, modules, trains)
+        best = None if self.chooser is None else Best(modules[0])
         at = stops(self.protocol, self.fit, data, self.test)
         curves: list[list[tuple[int, float]]] = [[] for _ in numbers]
         for step in at:
-            loop.advance(data, step - loop.at, of=at[-1])
+            self._advance(loop, step, at[-1], best)
             scores, y = answers(loop, self.test, len(numbers))
             for curve, of_one in zip(curves, scores, strict=True):
                 curve.append((step, headline(self.protocol, of_one, y, self.test)))
             if step < at[-1]:  # the end is told once it is kept
-                self._tell(net, numbers, step / at[-1], curves)
-        seconds = (time.monotonic() - started) / len(numbers)
-        cost = (seconds, loop.passes)
-        return [trial(self.protocol, *pair, y, self.test, *cost) for pair in zip(scores, curves, strict=True)]
+                self._tell(net, numbers, step / at[-1], [curve[-1][1] for curve in curves])
+        last = None
+        if best is not None:  # then there is one network
+            best.restore()
+            last, (scores, y) = scores[0], answers(loop, self.test)
+        cost = ((time.monotonic() - started) / len(numbers), loop.passes)
+        return [trial(self.protocol, *pair, y, self.test, *cost, last) for pair in zip(scores, curves, strict=True)]
 
-    def _tell(self, net: Net, numbers: list[int], share: float, curves: Sequence[Sequence[tuple[int, float]]]) -> None:
+    def _advance(self, loop: Loop, to: int, total: int, best: Best | None) -> None:
+        """Train up to step `to` of `total`; `best` sees the network on the way."""
+        data = self.candidate.data
+        every = max(1, total) if best is None else interval(self.protocol, self.fit, data)
+        while loop.at < to:
+            step = min(to, (loop.at // every + 1) * every)
+            loop.advance(data, step - loop.at, of=total)
+            if best is not None and self.chooser is not None and (step % every == 0 or step == total):
+                scores, y = answers(loop, self.chooser)
+                best.see(headline(self.protocol, scores[0], y, self.chooser))
+
+    def _tell(self, net: Net, numbers: list[int], share: float, latest: Sequence[float]) -> None:
         if self.progress is not None:
-            latest = sum(curve[-1][1] for curve in curves) / len(curves)
             done = min(numbers) + share * len(numbers)
-            self.progress(Progress(shown(net), done, self.protocol.repeats, latest))
+            self.progress(Progress(shown(net), done, self.protocol.repeats, sum(latest) / len(latest)))
 
 
 def trial(
@@ -266,9 +328,14 @@ def trial(
     test: Source,
     seconds: float,
     passes: str,
+    last: Tensor | None = None,
 ) -> Trial:
-    """One network's result from its scores (N, K) on the test examples."""
-    numbers = {name: value for metric in protocol.metrics for name, value in metric(scores, y, test.task).items()}
+    """One network's result from its scores (N, K) on the test examples. last: those of its last weights, where others
+    were chosen.
+    """
+    numbers = measured(protocol, scores, y, test)
+    if last is not None:
+        numbers |= {f"last-{name}": value for name, value in measured(protocol, last, y, test).items()}
     warnings = suspicions(scores, test.task.hard(y))
     return Trial(numbers=numbers, curve=tuple(curve), warnings=warnings, seconds=seconds, passes=passes)
 
@@ -284,7 +351,7 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
         "seed": seed,
         "metric": next(iter(trials[0].numbers)),
         "accuracies": [next(iter(t.numbers.values())) for t in trials],
-        "bests": [max(value for _, value in t.curve) for t in trials],
+        "bests": [max(next(iter(t.numbers.values())), *(value for _, value in t.curve)) for t in trials],
         "curves": [t.curve for t in trials],
         "numbers": {name: [t.numbers[name] for t in trials] for name in trials[0].numbers},
         "seconds": round(sum(t.seconds for t in trials), 2),

@@ -196,11 +196,12 @@ class Crowd(Loop):
     def fits(fit: Fit, module: nn.Module, data: Sampler) -> bool:
         """Can networks like this one be trained together, equal to one by one?
 
-        Not with buffers (batch norm) or dropout, not under a loss that draws random numbers, and not where torch.func
-        cannot map the network.
+        Not with buffers (batch norm) or dropout, not under a loss that draws random numbers, not on examples that
+        cannot be taken without their neighbours or differ in size, and not where torch.func cannot map the network.
         """
         dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
-        if dropout or list(module.buffers()) or not isinstance(loss_on(fit, data), TaskLoss):
+        alone = data.task.form.independent and data.task.form.stacked and isinstance(loss_on(fit, data), TaskLoss)
+        if dropout or list(module.buffers()) or not alone:
             return False
         try:
             blank = data.task.form.to(data.task.form.blank(data.task, 2), data.device)

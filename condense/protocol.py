@@ -23,24 +23,35 @@ class Protocol(Component):
 
     nets: architectures, each judged by itself (cross-architecture: a list of several). repeats: networks of each.
     metrics: the first number of the first is the headline. split: what they are tested on; "validation" to select.
-    record: points of the accuracy curve, the last (the headline) among them. None: up to 10, as many as cost at most a
-    quarter of the training. Nothing is selected by the curve.
+    record: points of the accuracy curve, the end among them. None: up to 10, as many as cost at most a quarter of the
+    training; the end alone where weights are chosen. Nothing is selected by the curve.
+    keep: which weights of a network the headline is of: the last, or the best: those with the highest headline metric
+    on the validation split, of equal ones the first. Then `last-accuracy` (or what the metric is called) stands beside
+    it. look: validation is looked at after every so many steps (epochs, if the fit counts these), and at the end.
+    whole: are networks trained on all real data by these rules too, for the row `full`? Else by a fit of its own.
     """
 
     axis: ClassVar[str] = "protocol"
+    whole: ClassVar[bool] = False
     nets: tuple[Net, ...] = Field(min_length=1)
     repeats: int = Field(default=5, ge=1)
     metrics: tuple[Metric, ...] = Field(default=(Accuracy(),), min_length=1)
     split: Literal["test", "validation"] = "test"
     record: int | None = Field(default=None, ge=1)
+    keep: Literal["last", "best"] = "last"
+    look: int = Field(default=1, ge=1)
 
     @abstractmethod
     def fit(self, data: Sampler) -> Fit:
         """How a network is trained on the set `data`; counted in epochs, or in steps that may depend on its size."""
 
     def rules(self) -> dict[str, Any]:
-        """The protocol but for which networks and how many: numbers with equal rules may stand in one table."""
-        return {key: value for key, value in self.dump().items() if key not in ("nets", "repeats")}
+        """The protocol but for which networks and how many: numbers with equal rules may stand in one table.
+
+        `keep` and `look` count where weights are chosen: what is judged by its last ones has the digest it always had.
+        """
+        without = {"nets", "repeats"} if self.keep == "best" else {"nets", "repeats", "keep", "look"}
+        return {key: value for key, value in self.dump().items() if key not in without}
 
     def rules_digest(self) -> str:
         return digest(self.rules())
