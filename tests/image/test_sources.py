@@ -20,16 +20,16 @@ import torchvision
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from condense import places
+from condense import downloads, places
 from condense.errors import BadData, BadValue
 from condense.given import Given, as_data
 from condense.rng import Rng
 from condense.splits import as_examples, stratified
 from condense_image import readers
-from condense_image.sources import Cifar10, Cifar100, Digits, FashionMnist, Folder, Mnist, Npz, Svhn, components, files
+from condense_image.sources import Cifar10, Cifar100, Digits, FashionMnist, Folder, Mnist, Npz, Svhn, components
 
 RAW = np.random.default_rng(0)
-REACHABLE = files.reachable
+REACHABLE = downloads.reachable
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(files, "reachable", lambda url: False)
+    monkeypatch.setattr(downloads, "reachable", lambda url: False)
     (tmp_path / "data").mkdir()
     return tmp_path
 
@@ -468,14 +468,14 @@ def test_a_download_goes_to_the_users_folder_and_is_found_again(home, monkeypatc
         (Path(folder) / "FashionMNIST" / "raw" / "beside.txt").write_text("not wanted")
 
     bring.mirrors = ["http://mirror.invalid"]
-    monkeypatch.setattr(files, "reachable", lambda url: url == "http://mirror.invalid")
+    monkeypatch.setattr(downloads, "reachable", lambda url: url == "http://mirror.invalid")
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", bring)
     before = listing(home / "data")
     first = FashionMnist().open()
     assert listing(home / "data") == before
     stored = [p for p in (home / "home" / "condense").rglob("*") if p.is_file()]
     assert len(stored) == 4
-    monkeypatch.setattr(files, "reachable", lambda url: pytest.fail("asked the network again"))
+    monkeypatch.setattr(downloads, "reachable", lambda url: pytest.fail("asked the network again"))
     assert FashionMnist().open().train.fingerprint == first.train.fingerprint
 
 
@@ -486,7 +486,7 @@ def test_a_download_that_fails_leaves_nothing_behind(home, monkeypatch, failure)
         raise failure
 
     bring.mirrors = ["http://mirror.invalid"]
-    monkeypatch.setattr(files, "reachable", lambda url: True)
+    monkeypatch.setattr(downloads, "reachable", lambda url: True)
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", bring)
     with pytest.raises(BadData) as error:
         FashionMnist().open()

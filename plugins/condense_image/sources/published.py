@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import Field
 
 from condense.data import Facts
+from condense.downloads import Wanted, find_or_download
 from condense.errors import BadData
 from condense.splits import Part, Parts, as_part
 
 from .. import readers
 from .base import Images
-from .files import Wanted, find_or_download
 
 TEN = tuple(str(digit) for digit in range(10))
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

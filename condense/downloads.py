@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from condense.errors import BadData
-from condense.places import data_folders, user_data_folder
+from .errors import BadData
+from .places import data_folders, user_data_folder
 
 PATIENCE = 10  # seconds that a server has to answer before we call ourselves offline
 
@@ -106,3 +107,10 @@ def reachable(url: str) -> bool:
         return True  # it answers, if only with a refusal: S3 does so for a folder
     except (OSError, ValueError):
         return False
+
+
+def save(url: str, path: Path) -> None:
+    """Download one file. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer, path.open("wb") as file:
+        shutil.copyfileobj(answer, file)
