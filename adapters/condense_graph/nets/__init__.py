@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from condense.axes import Net
 
+from .appnp import APPNP
+from .cheb import ChebNet
+from .gat import GAT
 from .gcn import GCN
+from .mlp import NodeMLP
+from .sage import GraphSAGE
 from .sgc import SGC
 
 
 def components() -> list[type[Net]]:
     """The members of the axis Net that this package brings."""
-    return [SGC, GCN]
+    return [SGC, GCN, GAT, GraphSAGE, APPNP, ChebNet, NodeMLP]
 
 
-__all__ = ["GCN", "SGC", "components"]
+__all__ = ["APPNP", "GAT", "GCN", "SGC", "ChebNet", "GraphSAGE", "NodeMLP", "components"]

@@ -5,6 +5,7 @@ Notation: N nodes, n of them in the view, D features, F values of a node, K clas
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,8 @@ from condense.errors import BadValue
 from condense.task import Task
 
 from ..graph import Graph, Nodes, NodeView, Operator
+
+Activation = Callable[[Tensor], Tensor]
 
 
 class NodeNet(Net):
@@ -59,7 +62,9 @@ class Pass:
         return self.graph.power(hops) if self.graph.settled else self(self.graph.x, hops=hops)
 
     def project(self, weight: Tensor, hops: int = 0) -> Tensor:
-        """power(hops) @ weight.T, (N, F) for a weight (F, D), without the power: F values travel in place of D."""
+        """power(hops) @ weight.T, (N, F) for a weight (F, D): of the kept power, else F values travel in place of D."""
+        if hops and self.graph.settled and not self.graph.few_features():
+            return self.graph.power(hops) @ weight.T
         return self(self.graph.project(weight), hops=hops)
 
 
@@ -102,16 +107,18 @@ class Stack(nn.Module):
         assert isinstance(last, Layer)
         return last.gathers(through, view.graph.x if h is None else h)[view.nodes]
 
+    def every(self, through: Pass) -> Tensor:
+        """Logits of all nodes, (N, K)."""
+        return self.convs[-1](through, self.hidden(through))  # type: ignore[no-any-return]
+
     def forward(self, view: NodeView) -> Tensor:
-        through = Pass(view.graph)
-        logits: Tensor = self.convs[-1](through, self.hidden(through))
-        return logits[view.nodes]
+        return self.every(Pass(view.graph))[view.nodes]
 
 
 def widths(inputs: int, hidden: int, outputs: int, depth: int) -> list[tuple[int, int]]:
     """(inputs, outputs) of each of `depth` layers."""
     sizes = [inputs, *[hidden] * (depth - 1), outputs]
-    return list(zip(sizes[:-1], sizes[1:], strict=True))
+    return list(itertools.pairwise(sizes))
 
 
 def projected(through: Pass, h: Tensor | None, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Layer, NodeNet, Pass, Stack, projected, widths
+from .base import Layer, NodeNet, Pass, Stack, widths
 
 
 @final
@@ -44,7 +44,8 @@ class GCNLayer(Layer):
         nn.init.uniform_(self.bias, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
     def forward(self, through: Pass, h: Tensor | None) -> Tensor:
-        return through(projected(through, h, self.lin.weight)) + self.bias
+        weight = self.lin.weight
+        return (through.project(weight, hops=1) if h is None else through(h @ weight.T)) + self.bias
 
     def gathers(self, through: Pass, h: Tensor) -> Tensor:
         return through(h)

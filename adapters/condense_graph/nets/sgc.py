@@ -46,9 +46,9 @@ class _SGC(nn.Module):
     def first(self, view: NodeView) -> Tensor:
         """The first layer of the propagated features, (n, F): weights before propagation, where it is not kept."""
         layer, graph = self.lins[0], view.graph
+        assert isinstance(layer, nn.Linear)
         if graph.settled:
-            out: Tensor = layer(graph.power(self.hops)[view.nodes])
-            return out
+            return F.linear(graph.power(self.hops)[view.nodes], layer.weight, layer.bias)
         return Pass(graph).project(layer.weight, self.hops)[view.nodes] + layer.bias
 
     def hidden(self, view: NodeView) -> Tensor:
@@ -56,8 +56,7 @@ class _SGC(nn.Module):
         h = self.first(view)
         for layer in list(self.lins)[1:-1]:
             h = layer(self.dropout(F.relu(h)))
-        h = self.dropout(F.relu(h))
-        return h
+        return self.dropout(F.relu(h))  # type: ignore[no-any-return]
 
     def features(self, view: NodeView) -> Tensor:
         if len(self.lins) == 1:
