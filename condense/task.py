@@ -34,6 +34,15 @@ class Batch:
         return replace(self, x=x)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A drawing of a set: PNG bytes, and sentences that say what is seen. name: letters, digits and `-`."""
+
+    name: str
+    png: bytes
+    caption: str
+
+
 class Form(Component):
     """What `x` is: the one seam that opens it. Everything else hands it on."""
 
@@ -42,6 +51,7 @@ class Form(Component):
     independent: ClassVar[bool] = True  # may one example be taken without its neighbours?
     stacked: ClassVar[bool] = True  # is each packed tensor (N, ...), a row for every example? (not where sizes differ)
     noun: ClassVar[str] = "examples"  # what several of them are called in tables and sentences
+    arrays: ClassVar[tuple[str, ...]] = ()  # names in a file of such a set; (): one array, as condense.export says
 
     @abstractmethod
     def pack(self, x: Any) -> dict[str, Tensor]:
@@ -66,6 +76,26 @@ class Form(Component):
     def flat(self, x: Any) -> Tensor:
         """Each example as one vector, (N, D): what examples are compared by where no network says more."""
         return torch.cat([tensor.flatten(1) for tensor in self.pack(x).values()], dim=1)
+
+    def example(self, x: Any, index: int) -> Any:
+        """One example, as a torch Dataset gives it."""
+        return self.pack(x)[self.content][index]
+
+    def pictures(self, x: Any, y: Tensor, classes: Sequence[str]) -> Sequence[Picture]:
+        """Drawings of a set with classes y (N,) int64; none for tensors, which condense.pictures shows as images."""
+        return ()
+
+    def properties(self, x: Any, y: Tensor) -> Mapping[str, float]:
+        """Numbers that say what a set with classes y (N,) int64 is like: shown beside those of the real data."""
+        return {}
+
+    def to_arrays(self, x: Any, y: Tensor) -> dict[str, Tensor]:
+        """The set as other programs of its domain read it: the names of `arrays`, where these are not ()."""
+        raise NotBuilt("form", self.name, "names no arrays of its own", "See condense.export.")
+
+    def from_arrays(self, arrays: Mapping[str, Tensor], where: str) -> tuple[Any, Tensor]:
+        """x and y from such arrays, which anybody may have made. Raises `BadData` naming `where` and what is wrong."""
+        raise NotBuilt("form", self.name, "names no arrays of its own", "See condense.foreign.")
 
     def leaf(self, x: Any) -> Any:
         """A detached copy of `x` whose floating tensors require gradients."""
