@@ -249,16 +249,19 @@ def _hollow(make: Callable[[], M]) -> M | None:
 
 
 def _compare(module: nn.Module | None, state: Mapping[str, Any], part: str, path: Path) -> None:
-    """Names, shapes and dtypes, one by one: torch alone would cast in silence."""
+    """Names, shapes and dtypes, one by one: torch alone would cast in silence. Sizes of what is `free` are any."""
     if module is None:
         return
-    expected = {key: _described(value) for key, value in module.state_dict().items()}
-    found = {key: _described(value) for key, value in state.items()}
+    free = getattr(module, "free", frozenset())
+    expected = {key: _described(value, key in free) for key, value in module.state_dict().items()}
+    found = {key: _described(value, key in free) for key, value in state.items()}
     for key in sorted({*expected, *found}):
         if expected.get(key) != found.get(key):
             problem = f"{part}.{key} should be {expected.get(key, 'absent')}"
             raise Damaged(str(path), found.get(key, "absent"), problem, REMEDY)
 
 
-def _described(value: Any) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+def _described(value: Any, free: bool) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} " + (f"of {value.dim()} dimensions" if free else str(tuple(value.shape)))

@@ -86,6 +86,7 @@ class Fill:
             batch = self.run.recipe.init(self.run, self.syn.item_groups)
             check_start(self.run.recipe.init, batch, self.run.task, len(self.syn.item_groups))
             y = self.run.recipe.labels.start(batch, self.run)
+            self.syn.start(self.run.rng.fold("start"))
             self.syn.fill(Batch(batch.x, y, batch.index))
             self.filled = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Synthetic(nn.Module, Sampler):
     """
 
     size: int | None
+    free: ClassVar[frozenset[str]] = frozenset()  # buffers whose sizes only what is stored knows; loading takes them up
     item_groups: Tensor
     y: Tensor
 
@@ -44,6 +45,9 @@ class Synthetic(nn.Module, Sampler):
     @property
     def device(self) -> torch.device:
         return self.item_groups.device
+
+    def start(self, rng: Rng) -> None:
+        """Before `fill`: what starts at random (the weights of a generator) is drawn. By default nothing does."""
 
     @abstractmethod
     def fill(self, batch: Batch) -> None:
