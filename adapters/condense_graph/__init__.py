@@ -8,9 +8,10 @@ from __future__ import annotations
 from condense.component import Component
 from condense.hookspecs import hookimpl
 
-from . import graph, nets, sources
+from . import collections, concrete, graph, nets, ogbg, parameterizations, preprocess, sources, tu
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
-    return [part for room in (graph, nets, sources) for part in room.components()]
+    rooms = (graph, collections, nets, preprocess, sources, tu, ogbg, concrete, parameterizations)
+    return [part for room in rooms for part in room.components()]

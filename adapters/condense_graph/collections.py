@@ -18,7 +18,7 @@ from torch import Tensor
 
 from condense.component import Component
 from condense.errors import BadData
-from condense.task import Form, Task
+from condense.task import Form, Picture, Task
 
 from .graph import Graph
 
@@ -106,7 +106,7 @@ class SparseGraphs(GraphSet):
             problem = f"sizes of {len(sizes)} graphs do not add up to {n} nodes, at least one each"
             raise BadData(where, len(sizes), problem, "Leave out graphs without nodes.")
         edges, _ = self.graph.listed()
-        if edges.numel() and not (0 <= int(edges.min()) and int(edges.max()) < n):
+        if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < n:
             problem = f"edges name nodes outside 0..{n - 1}"
             raise BadData(where, (int(edges.min()), int(edges.max())), problem, "Number the nodes from 0.")
         if bool((self.owner[edges[0]] != self.owner[edges[1]]).any()):
@@ -294,6 +294,7 @@ class Graphs(Form):
     """x is a `GraphSet`: each example is a whole graph, which needs no other."""
 
     noun: ClassVar[str] = "graphs"
+    arrays: ClassVar[tuple[str, ...]] = ("x", "edge_index", "edge_weight", "graph", "y")
     stacked: ClassVar[bool] = False
 
     def pack(self, x: GraphSet) -> dict[str, Tensor]:
@@ -338,6 +339,35 @@ class Graphs(Form):
         for _ in range(FLAT_HOPS):
             hops.append(spread(hops[-1]))
         return torch.cat([x.pool(h) for h in hops], dim=1)
+
+    def example(self, x: GraphSet, index: int) -> dict[str, Tensor]:
+        """One graph as arrays: x (n, D), edge_index (2, E), edge_weight (E,)."""
+        one = x.take(torch.tensor([index], device=x.x.device)).sparse().graph
+        edges, weights = one.listed()
+        return {"x": one.x, "edge_index": edges, "edge_weight": weights}
+
+    def pictures(self, x: GraphSet, y: Tensor, classes: Sequence[str]) -> Sequence[Picture]:
+        """Some graphs of each class; see `condense_graph.drawing`."""
+        from .drawing import of_graphs
+
+        flat = x.sparse()
+        return of_graphs(flat.x, *flat.graph.listed(), flat.sizes, y, classes)
+
+    def properties(self, x: GraphSet, y: Tensor) -> Mapping[str, float]:
+        from .properties import set_properties
+
+        flat = x.sparse()
+        return set_properties(flat.graph, flat.sizes)
+
+    def to_arrays(self, x: GraphSet, y: Tensor) -> dict[str, Tensor]:
+        from . import arrays
+
+        return arrays.of_graphs(x, y)
+
+    def from_arrays(self, arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tensor]:
+        from .arrays import to_graphs
+
+        return to_graphs(arrays, where)
 
 
 def side_by_side(xs: Sequence[SparseGraphs]) -> SparseGraphs:

@@ -14,6 +14,7 @@ from .augment import NoAugment, Then
 from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
 from .inits import Herding, KCenter, Noise, Real
+from .joined import Joined, RelativeError
 from .labels import Hard
 from .matching import ClassWise, Gradient, Matching, MeanFeature
 from .parameterizations import Pixels
@@ -29,6 +30,7 @@ def condense_components() -> list[type[Component]]:
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
+        *(Joined, RelativeError),
         *(Fresh, NoModel, Trained),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
         *(NoAugment, Then, OnValidation),

@@ -15,11 +15,12 @@ from .gcn import GCN
 from .mlp import NodeMLP
 from .sage import GraphSAGE
 from .sgc import SGC
+from .whole import GIN, GraphGCN
 
 
 def components() -> list[type[Net]]:
     """The members of the axis Net that this package brings."""
-    return [SGC, GCN, GAT, GraphSAGE, APPNP, ChebNet, NodeMLP]
+    return [GraphGCN, GIN, SGC, GCN, GAT, GraphSAGE, APPNP, ChebNet, NodeMLP]
 
 
-__all__ = ["APPNP", "GAT", "GCN", "SGC", "ChebNet", "GraphSAGE", "NodeMLP", "components"]
+__all__ = ["APPNP", "GAT", "GCN", "GIN", "SGC", "ChebNet", "GraphGCN", "GraphSAGE", "NodeMLP", "components"]
