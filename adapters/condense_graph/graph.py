@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from condense.component import Component
-from condense.task import Form, Task
+from condense.task import Form, Picture, Task
 
 Operator = Literal["gcn", "mean", "cheb", "sum"]
 SPARSE_FEATURES = 0.1  # share of non-zero features up to which a product goes through them alone
@@ -72,7 +72,7 @@ class Graph:
         """x @ weight.T, (N, F) for a weight (F, D): through the non-zero features alone where they are few."""
         if self.x.requires_grad or not self.few_features():
             return self.x @ weight.T
-        sparse = self._keep("sparse", lambda: self.x.to_sparse_coo().coalesce(), True)
+        sparse = self._keep("sparse", lambda: self.x.to_sparse().coalesce(), True)
         return torch.sparse.mm(sparse, weight.T.contiguous())  # a third of the time of a transposed view
 
     def few_features(self) -> bool:
@@ -189,6 +189,7 @@ class Nodes(Form):
 
     independent: ClassVar[bool] = False
     noun: ClassVar[str] = "nodes"
+    arrays: ClassVar[tuple[str, ...]] = ("x", "edge_index", "edge_weight", "y", "train_mask")
 
     def pack(self, x: NodeView) -> dict[str, Tensor]:
         graph = x.graph
@@ -220,6 +221,35 @@ class Nodes(Form):
     def flat(self, x: NodeView) -> Tensor:
         """The features of the nodes themselves, (n, D)."""
         return x.graph.x[x.nodes]
+
+    def example(self, x: NodeView, index: int) -> Tensor:
+        """The features (D,) of one node, without its neighbours: `condense_graph.to_pyg` opens the graph."""
+        return x.graph.x[x.nodes[index]]
+
+    def pictures(self, x: NodeView, y: Tensor, classes: Sequence[str]) -> Sequence[Picture]:
+        """The nodes with the edges between them; see `condense_graph.drawing`."""
+        from .drawing import of_nodes
+
+        graph = x.graph.induced(x.nodes)
+        return of_nodes(graph.x, *graph.listed(), y, classes)
+
+    def properties(self, x: NodeView, y: Tensor) -> Mapping[str, float]:
+        """Those of the whole graph; of its labels, the ones of the view's nodes."""
+        from .properties import properties
+
+        labels = y.new_full((len(x.graph),), -1)
+        labels[x.nodes] = y
+        return properties(x.graph, labels, x.nodes)
+
+    def to_arrays(self, x: NodeView, y: Tensor) -> dict[str, Tensor]:
+        from . import arrays
+
+        return arrays.of_nodes(x, y)
+
+    def from_arrays(self, arrays: Mapping[str, Tensor], where: str) -> tuple[NodeView, Tensor]:
+        from .arrays import to_nodes
+
+        return to_nodes(arrays, where)
 
 
 def components() -> list[type[Component]]:
