@@ -143,11 +143,15 @@ app = program(CONDENSE, HELP)
 def run(
     name: o.MethodName,
     data: o.DataName = "digits",
-    per_class: o.PerClass = 10,
+    per_class: o.PerClass = None,
+    total: o.Total = None,
+    ratio: o.Ratio = None,
+    of: o.Of = "train",
     seed: o.Seed = 0,
     steps: o.Steps = None,
     device: o.Device = None,
     settings: o.Settings = None,
+    plain: o.Plain = False,
     made: o.Made = None,
     net: o.NetName = None,
     protocol: o.ProtocolName = None,
@@ -162,15 +166,16 @@ def run(
     tensorboard: o.Board = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Make a condensed set and judge it, beside random images and all of the data.
+    """Make a condensed set and judge it, beside a random set of its size and all of the data.
 
     The same call again goes on where it was. Ctrl-C pauses after the step; a second one ends at once.
     """
     from .api import asked_limits, default_folder
 
-    asked = {"data": data, "per_class": per_class, "seed": seed, "steps": steps, "device": device, "net": net}
+    asked = {"data": data, "seed": seed, "steps": steps, "device": device, "net": net, "published": not plain}
+    size = {"per_class": per_class, "total": total, "ratio": ratio, "of": of}
     with _reading_from(data_root):
-        settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **asked)
+        settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **size, **asked)
         folder = out or default_folder(settled)
         limits = asked_limits(minutes, checkpoint_every)
         _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
@@ -282,12 +287,17 @@ def evaluate(
     as_json: o.AsJson = False,
 ) -> None:
     """Judge an artifact, or with --data a set that somebody else made: an image folder or an .npz file."""
+    from .given import as_data
+    from .planning import method_for
+    from .sizes import taken
+
     speaker, judges = Speaker(as_json), o.Judges(protocol, nets, repeats)
     with _reading_from(data_root):
         if data is None:
             _eval_artifact(speaker, path, judges, o.pairs(settings), device=device, random=random, full=full)
             return
-        settled = o.plan_of("random", judges, settings, data=data, per_class=1, seed=seed, device=device)
+        size = {kind: 1 for kind in taken(method_for("random", as_data(data)).make)[:1]}  # any: nothing is chosen
+        settled = o.plan_of("random", judges, settings, data=data, seed=seed, device=device, **size)
         _eval_foreign(speaker, path, settled, normalised)
 
 
@@ -298,7 +308,7 @@ def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dic
     from .protocol import Protocol
 
     if path.is_file() or (path.is_dir() and not (path / "manifest.json").exists() and not (path / ".run").is_dir()):
-        problem = "is no artifact; a set that somebody else made is judged on the test images of a data set"
+        problem = "is no artifact; a set that somebody else made is judged on the test split of a data set"
         raise BadValue("path", str(path), problem, "Say on which, with --data.")
     artifact = load(path)
     rules = artifact.plan.protocol
@@ -324,7 +334,7 @@ def _eval_foreign(speaker: Speaker, path: Path, settled: Plan, normalised: bool)
 
 
 @app.command(name="list")
-def listing(as_json: o.AsJson = False) -> None:
+def listing(form: o.Forms = None, as_json: o.AsJson = False) -> None:
     """Name the methods that are installed, and the data sets, networks and protocols."""
     from .axes import Net
     from .data import Data
@@ -333,17 +343,24 @@ def listing(as_json: o.AsJson = False) -> None:
     from .terminal import columns
 
     speaker, found = Speaker(as_json), registry()
+    forms = found.all_forms() if form is None else [found.known_form(name) for name in form]
     methods = [
-        {"name": name, "paper": method.paper, "from": plugin.distribution, "title": method.title}
-        for name, (method, plugin) in found.recipes().items()
+        {"name": name, "form": of, "paper": method.paper, "from": plugin.distribution, "title": method.title}
+        for of in forms
+        for name, (method, plugin) in found.recipes(of).items()
     ]
-    speaker.show(columns(("method", "paper", "from", "what it does"), [tuple(row.values()) for row in methods]))
-    others = {axis.axis: list(found.members(axis)) for axis in (Data, Net, Protocol)}
+    told = [(row["name"], found.noun(row["form"]), row["paper"], row["from"], row["title"]) for row in methods]
+    speaker.show(columns(("method", "of", "paper", "from", "what it does"), told))
+    data = {of: [name for name, kind in found.members(Data).items() if kind.form == of] for of in forms}
+    for of, names in data.items():
+        speaker.say(f"data ({found.noun(of)}): {', '.join(names)}")
+    others = {axis.axis: list(found.members(axis)) for axis in (Net, Protocol)}
     for axis, names in others.items():
         speaker.say(f"{axis}: {', '.join(names)}")
     broken = [plugin.module for plugin in found.plugins if plugin.error]
     if broken:
         speaker.say(f"did not load: {', '.join(broken)} (the reasons: {hint('plugins')})", "yellow")
+    others["data"] = sorted(name for names in data.values() for name in names)
     speaker.result({"methods": methods, **others, "broken": broken})
 
 
@@ -351,8 +368,12 @@ def listing(as_json: o.AsJson = False) -> None:
 def show(
     name: o.MethodName,
     data: o.DataName = "digits",
-    per_class: o.PerClass = 10,
+    per_class: o.PerClass = None,
+    total: o.Total = None,
+    ratio: o.Ratio = None,
+    of: o.Of = "train",
     settings: o.Settings = None,
+    plain: o.Plain = False,
     made: o.Made = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -361,17 +382,23 @@ def show(
     The recipe is that for a data set and a budget, with the settings that were published for them. A line `path=value`
     is a setting as --set takes it; `path: name` is a part, which --set path=NAME replaces with all of its settings.
     """
+    from .planning import method_for
     from .plugins import registry
     from .published import rows
+    from .sizes import Size
     from .terminal import figure, settings_of
 
-    speaker, method = Speaker(as_json), registry().recipe(name)
-    settled = o.plan_of(name, o.Judges(), settings, made, data=data, per_class=per_class)
-    rules = settled.protocol.dump() if settled.protocol else {}
+    size = {"per_class": per_class, "total": total, "ratio": ratio, "of": of}
+    speaker = Speaker(as_json)
+    settled = o.plan_of(name, o.Judges(), settings, made, **size, data=data, published=not plain)
+    method, rules = method_for(name, settled.data), settled.protocol.dump() if settled.protocol else {}
     published = [row for row in rows(method) if row.accuracy is not None]
     speaker.say(f"{method.title} ({method.paper})" if method.paper else method.title, "bold")
-    speaker.say(f"on {settled.data.label}, {per_class} images per class:")
-    for line in [*settings_of(settled.recipe.dump()), *settings_of(rules, "protocol")]:
+    budget, noun = settled.recipe.budget, registry().noun(settled.data.form)
+    held = Size(**budget.asked).told(noun) if budget.asked else f"budget {budget.name}"
+    speaker.say(f"on {settled.data.label}, {held}:")
+    parts = [*settings_of(settled.recipe.dump()), *settings_of(settled.data.dump(), "data")]
+    for line in [*parts, *settings_of(rules, "protocol")]:
         speaker.say(f"  {line}")
     for row in published:
         speaker.say(figure(row))

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .charts import Series, bar, chart
+from .data import Data
 from .markup import Html, document, tag
 from .observers import Line, duration, read_log
 from .pictures import Pixels, by_class, png, smoothed
 from .plugins import DISTRIBUTION, registry
 from .report import Report, Row
+from .sizes import Size, shares
 from .terminal import KINDS, called
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ POINTS = 300  # points of a curve
 
 def report_page(artifact: Artifact, report: Report) -> str:
     """The page of an artifact and its report. Equal input gives equal text."""
-    rows = sorted(report.rows, key=lambda row: list(KINDS).index(row.kind))  # stable: networks as they were judged
+    rows = sorted(report.rows, key=lambda row: KINDS.index(row.kind))  # stable: networks as they were judged
     nets = [row.net for row in rows if row.kind == "condensed"] or [row.net for row in rows]
     first = [row for row in rows if row.net == nets[0]]
     return document(
@@ -54,10 +56,9 @@ def report_page(artifact: Artifact, report: Report) -> str:
 def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
     """What was done, in one line; what it gives, in one sentence; the accuracies as bars."""
     plan, count = artifact.plan, len(artifact.sampler())
-    real = real_examples(artifact)
-    title = f"{count:,} images instead of {real:,}" if real else f"{count:,} images"
-    size = plan.recipe.budget.dump().get("n")
-    words = [plan.method, plan.data.label, *([f"{size} per class"] if size else [])]
+    real, noun = real_examples(artifact), artifact.task.form.noun
+    title = f"{count:,} {noun} instead of {real:,}" if real else f"{count:,} {noun}"
+    words = [plan.method, plan.data.label, *sized(artifact)]
     words += [f"{plan.recipe.outer.steps:,} steps", f"seed {plan.seed}"]
     words += [f"judged by {rows[0].net}"] if rows else []
     doubts = [f"{called(row)}: {text}" for row in rows for text in row.warnings.values()]
@@ -71,6 +72,14 @@ def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
     return tag("header", left, bars(rows) if rows else None, class_="hero")
 
 
+def sized(artifact: Artifact) -> list[str]:
+    """How large the set is: `10 per class`, or what share of the real examples it is."""
+    budget = artifact.recipe.budget
+    if "per_class" in budget.asked:
+        return [Size(**budget.asked).told()]
+    return shares(len(artifact.sampler()), sum(recorded(artifact, "source", "counts") or []), real_examples(artifact))
+
+
 def recorded(artifact: Artifact, *keys: str) -> Any:
     """A fact of the provenance by its path; None where it was not recorded (a private source leaves facts out)."""
     found: Any = artifact.provenance
@@ -80,19 +89,20 @@ def recorded(artifact: Artifact, *keys: str) -> Any:
 
 
 def real_examples(artifact: Artifact) -> int:
-    """How many real examples the set stands for; 0 where that was not recorded."""
-    return sum(recorded(artifact, "source", "counts") or [])
+    """How many real examples the set stands for, those without a label included; 0 where that was not recorded."""
+    return recorded(artifact, "source", "population") or sum(recorded(artifact, "source", "counts") or [])
 
 
 def verdict(rows: Sequence[Row]) -> list[Any]:
     """The accuracy of the set, against the baselines that there are."""
     by = {row.kind: row for row in rows}
     ours = by.get("condensed", rows[0])
-    said: list[Any] = ["Networks trained on them get ", tag("b", f"{percent(ours)} %"), " of the test images right"]
+    right = f" of the {ours.split} {ours.noun} right"
+    said: list[Any] = ["Networks trained on them get ", tag("b", f"{percent(ours)} %"), right]
     if ours.kind == "condensed" and "random" in by:
         gap = 100 * (ours.mean - by["random"].mean)
         points = tag("b", f"{abs(gap):.1f} points {'more' if gap >= 0 else 'less'}")
-        said += [": ", points, " than with as many random images"]
+        said += [": ", points, f" than with as many random {ours.noun}"]
     if ours.kind == "condensed" and by.get("full") and by["full"].mean > 0:
         share = 100 * ours.mean / by["full"].mean
         said += [", and ", tag("b", f"{share:.1f} %"), " of what they get when they see all of the data"]
@@ -221,7 +231,7 @@ def accuracies(artifact: Artifact, rows: Sequence[Row]) -> Html | None:
     )
     table = tag(
         "table",
-        tag("caption", f"Accuracy on the {rows[0].split} images"),
+        tag("caption", f"Accuracy on the {rows[0].split} {rows[0].noun}"),
         tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
         tag("tbody", *(_table_row(row) for row in rows)),
     )
@@ -253,12 +263,10 @@ def _published(artifact: Artifact) -> Html | None:
     """The figure of the paper for this method, data and budget, where there is one."""
     from .published import settings_for
 
-    method = registry().recipes().get(artifact.plan.method)
-    size = artifact.recipe.budget.dump().get("n")
-    if method is None or not isinstance(size, int):
-        return None
-    row = settings_for(method[0], artifact.plan.data.label, size)
-    if row.accuracy is None:
+    data, size = artifact.plan.data, Size(**artifact.recipe.budget.asked)
+    method = registry().recipes(data.form).get(artifact.plan.method)
+    row = settings_for(method[0], data.label, size.per_class, size.total) if method else None
+    if row is None or row.accuracy is None:
         return None
     spread = f" ± {row.std:g}" if row.std is not None else ""
     text = f"Published for this method, data and budget: {row.accuracy:g}{spread} % ({row.source})."
@@ -280,6 +288,7 @@ def cost(artifact: Artifact, rows: Sequence[Row]) -> Html:
     tiles.append(("stored", size(stored), kinds))
     if real:
         tiles.append(("fewer examples", times(real / count), f"{count:,} for {real:,}"))
+    if real and artifact.plan.data.form == Data.form:
         raw = real * math.prod(artifact.task.shape)
         tiles.append(("smaller", times(raw / stored), f"than {size(raw)} of 8-bit values"))
     return tag("section", tag("h2", "Cost"), tag("dl", *(_tile(*tile) for tile in tiles), class_="tiles"))
@@ -308,7 +317,7 @@ def size(n: float) -> str:
 def provenance(artifact: Artifact) -> Html:
     """Method, data, versions, licence; the plan and everything that was recorded, folded away."""
     facts, plan = artifact.provenance, artifact.plan
-    method = registry().recipes().get(plan.method)
+    method = registry().recipes(plan.data.form).get(plan.method)
     more = " ..." if artifact.task.groups > CLASSES else ""
     scale = ", ".join(f"{key} {_short(value)}" for key, value in artifact.preprocessing.items())
     pairs = [

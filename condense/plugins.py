@@ -89,6 +89,18 @@ class Registry:
         """The forms of data that have a recipe called `name`."""
         return sorted(p.recipes[name].form for p in self.plugins if name in p.recipes)
 
+    def all_forms(self) -> list[str]:
+        """The forms of data that there are recipes or data sets for; tensors first."""
+        found = {recipe.form for plugin in self.plugins for recipe in plugin.recipes.values()}
+        found |= {data.form for data in self.members(Data).values()}
+        return sorted(found, key=lambda form: (form != Data.form, form))
+
+    def known_form(self, form: str) -> str:
+        """`form`, if there is anything of it; raises `BadValue` where there is not."""
+        if form not in self.all_forms():
+            raise BadValue("form", form, "is not known", f"{nearest(form, self.all_forms())}{self.missing()}")
+        return form
+
     def key(self, name: str, form: str) -> str:
         """A recipe's name among those of all forms: `form:name` where another form has it, too, but for tensors'."""
         return name if form == Data.form or self.forms(name) == [form] else f"{form}:{name}"

@@ -15,7 +15,8 @@ Kind = Literal["condensed", "random", "full"]
 class Row(BaseModel):
     """Networks of one architecture, trained on one set by one protocol, and tested.
 
-    kind, method, images: what was judged (`full`: all real training data, by a fit of its own), and its examples.
+    kind, method, images: what was judged (`full`: all real training data, by a fit of its own), and its examples, which
+    are called `noun`.
     protocol, rules: name, and digest of all that it prescribes but nets and repeats. net, network: short and whole.
     tested: digest of the split's provenance. seed: network number i is a function of (seed, net, i).
     accuracies, bests: last and highest of each network; curves: for each, (training step, accuracy), the last included.
@@ -26,6 +27,7 @@ class Row(BaseModel):
     kind: Kind = "condensed"
     method: str
     images: int
+    noun: str = "images"
     protocol: str
     rules: str
     net: str

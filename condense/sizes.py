@@ -39,7 +39,7 @@ class Size:
         return next((str(value) for value in (self.per_class, self.total) if value is not None), "set")
 
     def told(self, noun: str = "") -> str:
-        """In tables and sentences: `10 per class`, `70 in all`, `2.6 % of all`; with the noun `10 images per class`."""
+        """In tables and sentences: `10 per class`, `70 in all`, `2.6 % of all items`; `10 images per class`."""
         items = f" {noun}" if noun else ""
         if self.per_class is not None:
             return f"{self.per_class}{items} per class"
@@ -47,9 +47,7 @@ class Size:
             return f"{self.total}{items} in all"
         if self.ratio is None:
             return "any size"
-        return (
-            f"{share(self.ratio)} of all{items}" if self.of == "all" else f"{share(self.ratio)} of the training{items}"
-        )
+        return f"{share(self.ratio)} of {'all' if self.of == 'all' else 'the training'}{items or ' items'}"
 
 
 def asked_size(per_class: int | None, total: int | None, ratio: float | None, of: str) -> Size:
@@ -57,9 +55,7 @@ def asked_size(per_class: int | None, total: int | None, ratio: float | None, of
     size = Size(per_class, total, ratio, of)
     said = [name for name in SIZES if name in size.given]
     if len(said) > 1:
-        raise BadValue(
-            " and ".join(said), size.given, "are several sizes for one set", f"Give one of {', '.join(said)}."
-        )
+        raise BadValue(" and ".join(said), size.given, "are several sizes for one set", f"Give {spelt(said)}.")
     if per_class is not None:
         whole("per_class", per_class, 1, "Try --per-class 10.")
     if total is not None:
@@ -106,14 +102,22 @@ def spelt(kinds: Iterable[str]) -> str:
 
 
 def size_words(n: int, train: int, population: int, noun: str) -> str:
-    """How many there are, and of what that is a share: `70 nodes: 2.6 % of all 2,708, 50 % of the 140 to learn from`.
+    """How many there are, and of what that is a share: `70 nodes (2.6 % of all 2,708, 50 % of the 140 to learn from)`.
 
-    n: items of the set. train: real items to learn from. population: all real ones, those without a label included.
+    Arguments: see `shares`.
     """
-    to_learn_from = f"{share(n / train)} of the {train:,} to learn from" if train else ""
-    of_all = f"{share(n / population)} of all {population:,}" if population > train else ""
-    shares = ", ".join(part for part in (of_all, to_learn_from) if part)
-    return f"{n:,} {noun}" + (f": {shares}" if shares else "")
+    told = ", ".join(shares(n, train, population))
+    return f"{n:,} {noun}" + (f" ({told})" if told else "")
+
+
+def shares(n: int, train: int, population: int) -> list[str]:
+    """What n items are a share of.
+
+    train: real items to learn from, 0 where that is not known. population: all real ones, those without a label
+    included.
+    """
+    of_all = [f"{share(n / population)} of all {population:,}"] if population > train else []
+    return of_all + ([f"{share(n / train)} of the {train:,} to learn from"] if train else [])
 
 
 def share(part: float) -> str:

@@ -15,20 +15,22 @@ from rich.table import Table
 from rich.text import Text
 
 from .hookspecs import hookimpl
+from .sizes import Size, size_words
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .axes import Budget
+    from .data import Source
     from .errors import CondenseError
     from .evaluate import Progress as Judged
     from .plugins import Plugin
     from .published import Row as Figure
-    from .recipe import Plan
     from .report import Report, Row
     from .running import Run
 
 PAUSES = (75, 130)  # exit codes of what can be gone on with
 NAMELESS = ("recipe", "outer", "group")  # axes with one member
-KINDS = {"full": "full data", "random": "random images", "condensed": "condensed images"}  # in the order of tables
+KINDS = ("full", "random", "condensed")  # of rows, in the order of tables
 
 
 class Speaker:
@@ -75,7 +77,7 @@ class Announcer:
     @hookimpl(tryfirst=True)
     def condense_started(self, run: Run) -> None:
         self.started = True
-        self.speaker.say(first_line(run.plan))
+        self.speaker.say(first_line(run))
 
 
 class JudgingBar:
@@ -106,17 +108,16 @@ class JudgingBar:
             self.console.print(Text(f"judging {name}: {told}"), soft_wrap=True)
 
 
-def first_line(settled: Plan) -> str:
+def first_line(run: Run) -> str:
     """What runs where."""
     from torch import device
 
     from .machine import machine
 
-    computing = settled.execution
-    size = settled.recipe.budget.dump().get("n")
+    settled, computing = run.plan, run.plan.execution
     words = [
         f"{settled.method} on {settled.data.label}",
-        f"{size} images per class" if size is not None else f"budget {settled.recipe.budget.name}",
+        budget_words(settled.recipe.budget, run.splits.train),
         f"{settled.recipe.outer.steps:,} steps",
         f"seed {settled.seed}",
         f"{computing.device} ({machine(device(computing.device))['device']})",
@@ -125,15 +126,24 @@ def first_line(settled: Plan) -> str:
     return ", ".join(words)
 
 
+def budget_words(budget: Budget, source: Source) -> str:
+    """How large the set is: so many of each class, or how many they are and of what that is a share."""
+    noun = source.task.form.noun
+    if "per_class" in budget.asked:
+        return Size(**budget.asked).told(noun)
+    return size_words(budget.items(source), len(source), source.population, noun)
+
+
 def accuracy_table(report: Report) -> Table:
-    """Every row of the report: what networks were trained on, and how often they are right on the test images."""
-    rows = sorted(report.rows, key=lambda row: list(KINDS).index(row.kind))
+    """Every row of the report: what networks were trained on, and how often they are right on the test examples."""
+    rows = sorted(report.rows, key=lambda row: KINDS.index(row.kind))
     judged = sorted({row.protocol for row in rows if row.kind != "full"})
-    title = f"Accuracy on the {rows[0].split} images, protocol {', '.join(judged)}" if rows else "Nothing judged"
+    noun = rows[0].noun if rows else "images"
+    title = f"Accuracy on the {rows[0].split} {noun}, protocol {', '.join(judged)}" if rows else "Nothing judged"
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("trained on", "network"):
         table.add_column(name, no_wrap=name == "trained on")
-    for name in ("images", "accuracy, %", "n"):
+    for name in (noun, "accuracy, %", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, (called(row), row.net, f"{row.images:,}", percent(row), str(row.n))))
@@ -141,8 +151,10 @@ def accuracy_table(report: Report) -> Table:
 
 
 def called(row: Row) -> str:
-    """What networks were trained on: `condensed images`; a set of random images is called what it is."""
-    return KINDS["random"] if row.method == "random" else KINDS[row.kind]
+    """What networks were trained on: `condensed images`; a set of random ones is called what it is."""
+    if row.kind == "full":
+        return "full data"
+    return f"{'random' if row.method == 'random' else row.kind} {row.noun}"
 
 
 def percent(row: Row) -> str:
@@ -163,6 +175,7 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "method": settled.method,
         "data": settled.data.label,
         "images": len(artifact.sampler()),
+        "noun": artifact.task.form.noun,
         "steps": settled.recipe.outer.steps,
         "seed": settled.seed,
         "plan": settled.digest(),
@@ -192,8 +205,7 @@ def error_object(error: CondenseError) -> dict[str, Any]:
 def figure(row: Figure) -> str:
     """A published figure, in one line."""
     spread = "" if row.std is None else f" +- {row.std:g}"
-    budget = "any number" if row.per_class is None else str(row.per_class)
-    return f"published: {row.data or 'any data'}, {budget} per class: {row.accuracy:g}{spread} % ({row.source})"
+    return f"published: {row.data or 'any data'}, {row.size.told()}: {row.accuracy:g}{spread} % ({row.source})"
 
 
 def plugin_object(plugin: Plugin) -> dict[str, Any]:

@@ -28,12 +28,12 @@ JUDGED = ("--repeats", "1", "--set", "protocol.nets.0.width=4", "--set", "protoc
 RUN = ("run", "dm", *SMALL, *JUDGED)
 
 SPELLING = {
-    "run": "--data --per-class --seed --steps --device --set --with --net --protocol --nets --repeats --out --minutes"
+    "run": "--data --per-class --total --ratio --of --seed --steps --device --set --plain --with --net --protocol --nets --repeats --out --minutes"
     " --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
     "resume": "--minutes --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
     "eval": "--data --nets --repeats --protocol --set --seed --random --full --normalised --device --data-root --json",
-    "list": "--json",
-    "show": "--data --per-class --set --with --json",
+    "list": "--form --json",
+    "show": "--data --per-class --total --ratio --of --set --plain --with --json",
     "plugins": "--json",
     "export": "--to --json",
 }
@@ -85,7 +85,8 @@ def test_spelling_is_as_it_was_fixed():
 def test_defaults_are_as_they_were_fixed():
     run = typer.main.get_command(app).commands["run"]
     defaults = {p.name: p.default for p in run.params}
-    assert (defaults["data"], defaults["per_class"], defaults["seed"]) == ("digits", 10, 0)
+    assert (defaults["data"], defaults["seed"]) == ("digits", 0)
+    assert [defaults[name] for name in ("per_class", "total", "ratio")] == [None] * 3, "the method's own: 10 per class"
     settled = plan_of("dm", Judges(), data="digits")
     assert settled.protocol.repeats == 5
     from condense.api import default_folder
