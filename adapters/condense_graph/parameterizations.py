@@ -21,8 +21,7 @@ from condense.task import Batch, Task
 
 from . import structures
 from .graph import Graph, NodeView
-from .structures import Edges, Structure
-
+from .structures import Structure
 
 # -- learned --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,85 @@
+"""GCond: gradient matching for graphs (Jin, Zhao, Zhang, Liu, Tang and Shah, ICLR 2022, arXiv:2110.07580).
+
+The objective is DC's, with the classes weighted by their share of the synthetic nodes. What differs is what is stored:
+free features, and a network that says from the features of two nodes how strongly they are joined. Both are learned in
+turns: of every 50 networks, the structure moves with the first 10 and the features with the other 40. An *epoch* is one
+network: it is matched `turns` times, and trained for `inner` steps on the graph as it is after all but the last.
+
+Where paper and official code differ, the code is followed: biases are not matched, the network is not trained after its
+last turn, and the threshold cuts edges without shifting the others. Where we differ from the code: initial features,
+labels and classes belong together (there, classes are in the order of their sizes and features in that of their
+numbers); a real batch sees its whole neighbourhood and not a sample of 10 and 5 neighbours; the rates of features are
+in units of the features' own size (`parameterization.relative`), so that one setting serves any data. Published
+settings stand in published/gcond.toml and keep absolute rates.
+"""
+
+from __future__ import annotations
+
+from condense.axes import Augment, Budget, Init, Net, Objective, Preprocess
+from condense.component import named
+from condense.fit import Fit
+from condense.hookspecs import hookimpl
+from condense.parts.distances import RowCosine
+from condense.parts.labels import Hard
+from condense.parts.matching import ClassWise, Gradient, Matching
+from condense.parts.pools import Fresh
+from condense.parts.rules import Adam
+from condense.recipe import Group, Outer, Published, Recipe, published
+
+from . import sizes
+from .nets.sgc import SGC
+from .parameterizations import FreeNodes
+from .structures import PairMLP, Structure
+
+FEATURES, STRUCTURE = 0.016, 1e-4  # rates; of features in units of their root mean square at the start
+
+
+def by_gradients() -> Objective:
+    """DC's matching, each class weighted by n'_c / max n'."""
+    return Matching(statistic=Gradient(), distance=RowCosine(), pairing=ClassWise(n=256, weight="frequency"))
+
+
+def condensed(
+    budget: Budget, objective: Objective, structure: Structure | None, net: Net, epochs: int, turns: int, inner: int
+) -> Recipe:
+    """What the methods that learn a graph share. inner: steps of training a network between two of its turns."""
+    training = Fit(rule=Adam(), lr=0.01, steps=inner, batch=None) if inner else None
+    return Recipe(
+        objective=objective,
+        pool=Fresh(net=net, turns=turns, inner=training),
+        parameterization=FreeNodes(structure=structure),
+        budget=budget,
+        init=named(Init, "real"),
+        labels=Hard(),
+        augment=named(Augment, "none"),
+        preprocess=named(Preprocess, "node-features"),
+        outer=Outer(steps=epochs * turns, groups=groups(structure is not None, turns)),
+    )
+
+
+def groups(structure: bool, turns: int) -> tuple[Group, ...]:
+    """How features move, and the structure where there is one: in turns, 10 and 40 of every 50 epochs."""
+    if not structure:
+        return (Group(role="features", rule=Adam(), lr=FEATURES),)
+    every, span = 50 * turns, 10 * turns
+    return (
+        Group(role="features", rule=Adam(), lr=FEATURES, every=every, phase=span, span=every - span),
+        Group(role="structure", rule=Adam(), lr=STRUCTURE, every=every, span=span),
+    )
+
+
+@published(
+    paper="arXiv:2110.07580",
+    title="GCond: match gradients along training, on learned nodes joined by a learned generator",
+    form="nodes",
+    settings="published/gcond.toml",
+    protocol="graph",
+)
+def gcond(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 600) -> Recipe:
+    budget = sizes.nodes(total, ratio, of)
+    return condensed(budget, by_gradients(), PairMLP(), SGC(), epochs, turns=20, inner=15)
+
+
+@hookimpl
+def condense_recipes() -> dict[str, Published]:
+    return {"gcond": gcond}
