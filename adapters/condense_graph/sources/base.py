@@ -130,11 +130,12 @@ class NodeSource(Source):
         return NodeSource(self.task, self.raw, self.nodes, self.y, transform, self._population)
 
     def provenance(self) -> dict[str, Any]:
-        size = {"nodes": len(self.raw), "edges": int(self.raw.listed()[0].shape[1]), "population": self.population}
+        size = {"nodes": len(self.raw), "edges": int(self.raw.listed()[0].shape[1])}
         return {
             "fingerprint": self.fingerprint,
             "counts": self.counts(),
             "classes": list(self.task.classes),
+            "population": self.population,
             "size": size,
         }
 
