@@ -184,6 +184,7 @@ def provenance(done: Run) -> dict[str, Any]:
             "title": facts.title,
             "licence": facts.licence,
             "citation": facts.citation,
+            **({"properties": facts.extra["properties"]} if "properties" in facts.extra else {}),
         },
         "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
         "machine": machine(device),

@@ -229,7 +229,10 @@ class TensorSource(Source):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set besides its examples. `mean` and `std` are per channel, of x in [0, 1]."""
+    """What is known of a data set besides its examples. `mean` and `std` are per channel, of x in [0, 1].
+
+    `extra["properties"]`, where it is given, says what the data is like: see `Form.properties`.
+    """
 
     title: str = ""
     licence: str = "unknown"

@@ -23,6 +23,7 @@ from .pictures import Pixels, by_class, png, smoothed
 from .plugins import DISTRIBUTION, registry
 from .report import Report, Row
 from .sizes import Size, shares
+from .task import Picture
 from .terminal import KINDS, called
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ IMAGES = 50  # images of each class that are shown
 POINTS = 300  # points of a curve
 
 
-def report_page(artifact: Artifact, report: Report) -> str:
-    """The page of an artifact and its report. Equal input gives equal text."""
+def report_page(artifact: Artifact, report: Report, drawings: Sequence[Picture] = ()) -> str:
+    """The page of an artifact and its report; drawings: what its form draws of it. Equal input gives equal text."""
     rows = sorted(report.rows, key=lambda row: KINDS.index(row.kind))  # stable: networks as they were judged
     nets = [row.net for row in rows if row.kind == "condensed"] or [row.net for row in rows]
     first = [row for row in rows if row.net == nets[0]]
@@ -42,7 +43,7 @@ def report_page(artifact: Artifact, report: Report) -> str:
         f"{artifact.plan.method} on {artifact.plan.data.label}",
         resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
         hero(artifact, first),
-        pictures(artifact, by_class(artifact)),
+        drawn(artifact, drawings) if drawings else pictures(artifact, by_class(artifact)),
         curves(read_log(artifact.path), first),
         accuracies(artifact, rows),
         cost(artifact, rows),
@@ -90,7 +91,7 @@ def recorded(artifact: Artifact, *keys: str) -> Any:
 
 def real_examples(artifact: Artifact) -> int:
     """How many real examples the set stands for, those without a label included; 0 where that was not recorded."""
-    return recorded(artifact, "source", "population") or sum(recorded(artifact, "source", "counts") or [])
+    return int(recorded(artifact, "source", "population") or sum(recorded(artifact, "source", "counts") or []))
 
 
 def verdict(rows: Sequence[Row]) -> list[Any]:
@@ -171,6 +172,52 @@ def _class_row(name: str, images: Pixels, most: int) -> Html:
 
 def data_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+# -- what its form draws of the set -----------------------------------------------------------------------------------
+
+
+def drawn(artifact: Artifact, drawings: Sequence[Picture]) -> Html:
+    """The drawings with what they show, and what the set is like."""
+    figures = [
+        tag(
+            "figure",
+            tag("img", src=data_uri(picture.png), alt=picture.caption),
+            tag("figcaption", picture.caption),
+            class_="drawing",
+        )
+        for picture in drawings
+    ]
+    title = tag("h2", f"The {artifact.task.form.noun}")
+    return tag("section", title, tag("div", *figures, class_="charts"), properties(artifact))
+
+
+def properties(artifact: Artifact) -> Html | None:
+    """What the set is like, beside the real data where that was recorded."""
+    sampler = artifact.sampler()
+    ours = artifact.task.form.properties(sampler.x, artifact.task.hard(sampler.y))
+    theirs = recorded(artifact, "source", "properties") or {}
+    if not ours:
+        return None
+    sides = {"condensed": ours, **({"real": theirs} if theirs else {})}
+    rows = [
+        tag(
+            "tr",
+            tag("th", name, scope="row"),
+            *(tag("td", _number(of.get(name)), class_="num") for of in sides.values()),
+        )
+        for name in ours
+    ]
+    head = tag("thead", tag("tr", *(tag("th", word, scope="col") for word in ("", *sides))))
+    table = tag("table", tag("caption", "What they are like"), head, tag("tbody", *rows))
+    return tag("div", table, class_="wide", tabindex=0, role="region", aria_label="Properties")
+
+
+def _number(value: Any) -> str:
+    """`2,708`, `0.81`, `12.4`; a dash for what is not known."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 # -- curves ---------------------------------------------------------------------------------------------------------

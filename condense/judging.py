@@ -69,8 +69,10 @@ def _judged(
         _check_alike(report, rules)
         for found in _reports(artifact, opened, rules, random, full, tell):
             report = report.merge(found)
-        page = html.report_page(artifact, report).encode()
-        done = artifact.update(report=report.dump(), extra={"report.html": page, **pictures.for_artifact(artifact)})
+        drawings = pictures.drawn(artifact)
+        page = html.report_page(artifact, report, drawings).encode()
+        extra = {"report.html": page, **pictures.for_artifact(artifact, drawings)}
+        done = artifact.update(report=report.dump(), extra=extra)
     opened.hooks.hook.condense_evaluated(artifact=done, report=report)
     return done
 

@@ -290,7 +290,7 @@ def _total(losses: Mapping[str, Tensor]) -> str:
 
 
 class Pictures:
-    """When the artifact is complete: `pictures/images.png`, the set, and `pictures/loss.png`, from the log."""
+    """When the artifact is complete: `pictures/` of the set, and of the losses, from the log."""
 
     @hookimpl
     def condense_finished(self, run: Run, artifact: Any) -> None:

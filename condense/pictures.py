@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import BadValue
 from .export import to_uint8
 from .observers import read_log
+from .task import Picture
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -26,10 +27,20 @@ ROWS = 100  # classes in the grid
 INK, PAPER, FAINT = (28, 30, 34), (255, 255, 255), (110, 114, 122)
 
 
-def for_artifact(artifact: Artifact) -> dict[str, bytes]:
-    """The files that an artifact shows: `pictures/images.png` where its examples are images, `pictures/loss.png`."""
-    found = {}
-    images = by_class(artifact)
+def drawn(artifact: Artifact) -> Sequence[Picture]:
+    """What the form of the examples draws of the set: see `Form.pictures`."""
+    sampler, task = artifact.sampler(), artifact.task
+    return task.form.pictures(sampler.x, task.hard(sampler.y), task.classes)
+
+
+def for_artifact(artifact: Artifact, drawings: Sequence[Picture] | None = None) -> dict[str, bytes]:
+    """The files that an artifact shows: `pictures/loss.png`, and what its form draws, or `pictures/images.png`.
+
+    drawings: what `drawn` has drawn already.
+    """
+    shown = drawn(artifact) if drawings is None else drawings
+    found = {f"pictures/{picture.name}.png": picture.png for picture in shown}
+    images = None if found else by_class(artifact)
     if images is not None:
         found["pictures/images.png"] = grid(images, artifact.task.classes)
     losses = [(line.step, line.total) for line in read_log(artifact.path) if math.isfinite(line.total)]

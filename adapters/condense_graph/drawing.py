@@ -228,8 +228,8 @@ def _edges(axes: Any, place: Array, pairs: Array, weights: Array) -> None:
     from matplotlib.collections import LineCollection
 
     heaviest = max(float(weights.max(initial=0)), 1e-12)
-    widths = 0.25 + 1.1 * weights / heaviest
-    axes.add_collection(LineCollection(list(place[pairs]), linewidths=widths, colors=FAINT, alpha=0.7, zorder=1))
+    widths, alpha = 0.25 + 1.1 * weights / heaviest, min(0.8, max(0.3, 160 / max(1, len(pairs))))
+    axes.add_collection(LineCollection(list(place[pairs]), linewidths=widths, colors=FAINT, alpha=alpha, zorder=1))
 
 
 def _nodes(axes: Any, place: Array, y: Array, classes: Sequence[str], size: float) -> None:
@@ -275,5 +275,5 @@ def _png(figure: Any) -> bytes:
 
 def _short(text: str, most: int) -> str:
     """One line that matplotlib shows as it stands: a dollar begins no formula."""
-    line = " ".join(text.split()).replace("$", r"\$")
-    return line if len(line) <= most else line[: most - 3] + "..."
+    line = " ".join(text.split())
+    return (line if len(line) <= most else line[: most - 3] + "...").replace("$", r"\$")
