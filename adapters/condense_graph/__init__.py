@@ -8,10 +8,10 @@ from __future__ import annotations
 from condense.component import Component
 from condense.hookspecs import hookimpl
 
-from . import collections, concrete, graph, nets, ogbg, parameterizations, preprocess, sources, tu
+from . import collections, concrete, gntk, graph, nets, ogbg, parameterizations, preprocess, sources, tu
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
-    rooms = (graph, collections, nets, preprocess, sources, tu, ogbg, concrete, parameterizations)
+    rooms = (graph, collections, nets, preprocess, sources, tu, ogbg, concrete, gntk, parameterizations)
     return [part for room in rooms for part in room.components()]

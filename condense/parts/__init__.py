@@ -19,9 +19,11 @@ from .labels import Hard
 from .matching import ClassWise, Gradient, Matching, MeanFeature
 from .parameterizations import Pixels
 from .pools import Fresh, NoModel
+from .ridge import CentredError, KernelOrthogonal, KernelRidge
 from .rules import SGD, Adam
 from .schedules import Cosine, Drops
 from .selections import OnValidation
+from .sums import Sum
 
 
 @hookimpl
@@ -31,6 +33,7 @@ def condense_components() -> list[type[Component]]:
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
         *(Joined, RelativeError),
+        *(Sum, KernelRidge, KernelOrthogonal, CentredError),
         *(Fresh, NoModel, Trained),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
         *(NoAugment, Then, OnValidation),
