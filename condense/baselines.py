@@ -1,4 +1,4 @@
-"""What a judged set is compared with: networks trained on all of the real data, and random real images."""
+"""What a judged set is compared with: networks trained on all of the real data, and random real examples."""
 
 from __future__ import annotations
 
@@ -119,8 +119,9 @@ def _full_trial(run: Run, asset: Asset, protocol: Protocol, test: Source) -> Tri
 
 
 def random_images(run: Run) -> Candidate:
-    """As many random real images as the run's budget allots, by its seed: what a method has to beat."""
-    recipe = registry().recipe("random")().with_(budget=run.recipe.budget, preprocess=run.recipe.preprocess)
+    """As many random real examples as the run's budget allots, by its seed: what a method has to beat."""
+    recipe = registry().recipe("random", run.task.form.name)()
+    recipe = recipe.with_(budget=run.recipe.budget, preprocess=run.recipe.preprocess)
     quiet = pluggy.PluginManager(GROUP)
     quiet.add_hookspecs(hookspecs)
     plan = run.plan.model_copy(update={"method": "random", "recipe": recipe})

@@ -345,6 +345,7 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
     fields = {
         "net": shown(net),
         "network": net.dump(),
+        "noun": test.task.form.noun,
         "classes": len(test.task.classes),
         "split": split,
         "tested": digest(test.provenance()),

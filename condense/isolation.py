@@ -27,7 +27,7 @@ from .program import hint
 from .recipe import Recipe
 from .task import Batch, Task
 
-ROOM = "Ask for fewer images per class, smaller batches (objective.pairing.n), or a narrower network."
+ROOM = "Ask for a smaller set, smaller batches (objective.pairing.n), or a narrower network."
 TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

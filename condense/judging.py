@@ -39,9 +39,9 @@ def judge(
     observers: Iterable[Any] = (),
     tell: Tell | None = None,
 ) -> Artifact:
-    """Judge the set, random real images in the same number, and networks trained on all of the data.
+    """Judge the set, random real examples in the same number, and networks trained on all of the data.
 
-    protocol: None for the plan's. random: with the baseline (a set of random images has none). full: None for yes on
+    protocol: None for the plan's. random: with the baseline (a random set has none). full: None for yes on
     embedded data, and where these networks are cached. device: None for the plan's. What is found is merged with what
     the artifact's report holds, and stored in it with `report.html` and pictures; returns the artifact as it is now.
     Networks that are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
@@ -101,10 +101,10 @@ def _reports(
     """One report after the other, each judged when it is asked for."""
     how: dict[str, Any] = {"seed": artifact.plan.seed, "device": opened.device, "folder": artifact.path}
     baseline = artifact.plan.method == "random"
-    own = Candidate.of(artifact)
-    yield evaluate(own, opened.splits, rules, progress=about(tell, "condensed images"), **how)
+    own, noun = Candidate.of(artifact), opened.task.form.noun
+    yield evaluate(own, opened.splits, rules, progress=about(tell, f"condensed {noun}"), **how)
     if random and not baseline:
-        yield evaluate(random_images(opened), opened.splits, rules, progress=about(tell, "random images"), **how)
+        yield evaluate(random_images(opened), opened.splits, rules, progress=about(tell, f"random {noun}"), **how)
     if full or (full is None and (artifact.plan.data.embedded or full_data_is_made(opened, rules))):
         yield full_data(opened, rules, about(tell, "full data"))
 

@@ -23,7 +23,7 @@ def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
     needed, free = estimate(recipe, source), available(device)
     if needed > free:
         problem = f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free on {device}"
-        remedy = "Ask for fewer images per class, smaller batches (objective.pairing.n), or a narrower network."
+        remedy = "Ask for a smaller set, smaller batches (objective.pairing.n), or a narrower network."
         raise NoRoom("memory", f"{needed / 2**30:.1f} GiB", problem, remedy)
 
 

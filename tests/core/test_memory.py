@@ -33,7 +33,7 @@ def test_the_estimate_grows_with_the_set_and_the_batch():
 
 def test_what_does_not_fit_is_refused_with_numbers_and_a_remedy(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1000)
-    with pytest.raises(NoRoom, match=r"GiB are needed and 0\.0 GiB are free on cpu.*fewer images per class"):
+    with pytest.raises(NoRoom, match=r"GiB are needed and 0\.0 GiB are free on cpu.*a smaller set"):
         memory.check_memory(recipe(), toy_splits().train, torch.device("cpu"))
 
 

@@ -113,7 +113,7 @@ SETTINGS = {
         NoRoom,
         "memory",
         "GiB",
-        "fewer images per class",
+        "a smaller set",
     ),
     "negative seed": (run("--seed", "-1"), BadValue, "seed", "-1", "--seed 0"),
     "negative steps": (run("--steps", "-1"), BadValue, "steps", "-1", "Leave it out"),
