@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import torch
@@ -92,13 +91,13 @@ class Loop(ABC):
         rates = schedule(self.fit.lr)
         loss = loss_on(self.fit, data)
         value = torch.zeros((), device=data.device)
-        with self.mode(data.device):
-            for _ in range(steps):
-                progress = self.at / total
-                if rates.restarts((self.at - 1) / total, progress):
-                    self.state = self.begun()
-                value = self.step(data, loss, rates.value(progress), progress)
-                self.at += 1
+        self.train()
+        for _ in range(steps):
+            progress = self.at / total
+            if rates.restarts((self.at - 1) / total, progress):
+                self.state = self.begun()
+            value = self.step(data, loss, rates.value(progress), progress)
+            self.at += 1
         return value
 
     @property
@@ -111,12 +110,12 @@ class Loop(ABC):
         """The rule's state before its first update."""
 
     @abstractmethod
-    def mode(self, device: torch.device) -> AbstractContextManager[None]:
-        """Training mode, and the fence around what reads torch's global generator."""
+    def train(self) -> None:
+        """Training mode."""
 
     @abstractmethod
     def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
-        """Draw, differentiate, update; returns the loss before the update."""
+        """Draw, differentiate, update; returns the loss before the update. A function of the state and of `at`."""
 
     @abstractmethod
     def predict(self, x: Any, form: Form) -> Tensor:
@@ -153,14 +152,15 @@ class Training(Loop):
     def begun(self) -> dict[str, Tensor]:
         return self.fit.rule.init(self.params)
 
-    def mode(self, device: torch.device) -> AbstractContextManager[None]:
+    def train(self) -> None:
         self.module.train()
-        return seeded(self.rng.fold("global", self.at), device)
 
     def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+        """What reads torch's global generator (dropout) is seeded for each step: pauses and looks change nothing."""
         batch = drawn(self.fit, data, self.rng, self.at, progress)
         key = self.rng.fold("loss", self.at)
-        value, grads = execution.current().gradients(self.module, loss, batch, data.task, key)
+        with seeded(self.rng.fold("global", self.at), data.device):
+            value, grads = execution.current().gradients(self.module, loss, batch, data.task, key)
         updated, self.state = self.fit.rule.update(self.params, grads, self.state, lr)
         replace_values(self.params, updated)
         return value
@@ -218,10 +218,9 @@ class Crowd(Loop):
         each = [self.fit.rule.init({name: p[i] for name, p in self.stack.items()}) for i in range(len(self.modules))]
         return {slot: torch.stack([state[slot] for state in each]) for slot in each[0]} if each else {}
 
-    def mode(self, device: torch.device) -> AbstractContextManager[None]:
+    def train(self) -> None:
         for module in self.modules:
             module.train()
-        return nullcontext()
 
     def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
         form, rule = data.task.form, self.fit.rule

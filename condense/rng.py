@@ -44,8 +44,19 @@ class Rng:
 
 @contextmanager
 def seeded(rng: Rng, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Fence for code that reads torch's global generator (weight initialisation, dropout): seed it, then restore it."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(rng.seed)
+    """Fence for code that reads torch's global generator (weight initialisation, dropout): seed it, then restore it.
+
+    The generators themselves: `fork_rng` and `manual_seed` ask every kind of device and take 0.1 ms.
+    """
+    generators = [torch.default_generator]
+    if torch.device(device).type == "cuda":
+        index = torch.device(device).index
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device() if index is None else index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(rng.seed)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
