@@ -73,7 +73,8 @@ class Graph:
         if self.x.requires_grad or not self.few_features():
             return self.x @ weight.T
         sparse = self._keep("sparse", lambda: self.x.to_sparse().coalesce(), True)
-        return torch.sparse.mm(sparse, weight.T.contiguous())  # a third of the time of a transposed view
+        columns = weight.T.contiguous()  # a third of the time of a transposed view
+        return torch.sparse.mm(sparse, columns)  # type: ignore[no-any-return]
 
     def few_features(self) -> bool:
         """Are so few features not 0 that products go through those alone?"""

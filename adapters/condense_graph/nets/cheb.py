@@ -16,8 +16,9 @@ class ChebNet(NodeNet):
     """Chebyshev polynomials of the scaled Laplacian, sum_k T_k(L - I) h W_k + b; ReLU and dropout between.
 
     order: how many terms (K of PyG's ChebConv): 2 reads a node and its neighbours. The largest eigenvalue is taken to
-    be 2. features: the terms side by side in front of the last weights, (n, order * hidden). GCond's code judges with
-    another layer of that name: the polynomials of A_hat, with one weight for all terms.
+    be 2, and edges to be undirected. features: the terms side by side in front of the last weights,
+    (n, order * hidden). GCond's code judges with another layer of that name: the polynomials of A_hat, with one weight
+    for all terms.
     """
 
     name: ClassVar[str] = "cheb-net"
