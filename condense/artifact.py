@@ -70,8 +70,8 @@ class Artifact:
         """The set decoded once, as networks are trained on it."""
         return self.synthetic.freeze()
 
-    def dataset(self) -> Dataset[tuple[Tensor, Tensor]]:
-        """(image, label) pairs for torch's loaders: see `Examples`."""
+    def dataset(self) -> Dataset[tuple[Any, Tensor]]:
+        """(example, label) pairs for torch's loaders: see `Examples`."""
         return Examples(self.sampler())
 
     def update(self, report: Mapping[str, Any] | None = None, extra: Mapping[str, bytes] | None = None) -> Artifact:
@@ -90,21 +90,21 @@ class Artifact:
         return self if report is None else replace(self, report=files.read_json(self.path / "report.json"))
 
 
-class Examples(Dataset[tuple[Tensor, Tensor]]):
+class Examples(Dataset[tuple[Any, Tensor]]):
     """A decoded set as a torch Dataset: (example, label).
 
-    example: float tensor (C, H, W) in the networks' own input scale. label: 0-d int64, or (K,) float weights.
+    example: what `Form.example` gives, in the networks' own input scale: of images a float tensor (C, H, W).
+    label: 0-d int64, or (K,) float weights.
     """
 
     def __init__(self, sampler: TensorSampler) -> None:
-        form = sampler.task.form
-        self.x, self.y = form.pack(sampler.x)[form.content], sampler.y
+        self.form, self.x, self.y = sampler.task.form, sampler.x, sampler.y
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.x[index], self.y[index]
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        return self.form.example(self.x, index), self.y[index]
 
 
 def write_artifact(
@@ -252,7 +252,7 @@ def _compare(module: nn.Module | None, state: Mapping[str, Any], part: str, path
     """Names, shapes and dtypes, one by one: torch alone would cast in silence. Sizes of what is `free` are any."""
     if module is None:
         return
-    free = getattr(module, "free", frozenset())
+    free: frozenset[str] = getattr(module, "free", frozenset())
     expected = {key: _described(value, key in free) for key, value in module.state_dict().items()}
     found = {key: _described(value, key in free) for key, value in state.items()}
     for key in sorted({*expected, *found}):

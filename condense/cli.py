@@ -296,7 +296,9 @@ def evaluate(
         if data is None:
             _eval_artifact(speaker, path, judges, o.pairs(settings), device=device, random=random, full=full)
             return
-        size = {kind: 1 for kind in taken(method_for("random", as_data(data)).make)[:1]}  # any: nothing is chosen
+        size: dict[str, Any] = {
+            kind: 1 for kind in taken(method_for("random", as_data(data)).make)[:1]
+        }  # any: nothing is chosen
         settled = o.plan_of("random", judges, settings, data=data, seed=seed, device=device, **size)
         _eval_foreign(speaker, path, settled, normalised)
 
@@ -427,7 +429,7 @@ def plugins(as_json: o.AsJson = False) -> None:
 
 @app.command()
 def export(folder: o.RunFolder, to: o.To, as_json: o.AsJson = False) -> None:
-    """Write the images of an artifact for other programs: PNG files in a folder for each class, or an .npz file."""
+    """Write an artifact for other programs: arrays in an .npz or .safetensors file, or images as a folder of PNG."""
     from .api import load
     from .export import export as write
 

@@ -1,8 +1,9 @@
-"""Writing a condensed set for other programs: a folder of pictures, or an `.npz` file."""
+"""Writing a condensed set for other programs: a folder of pictures, or arrays in an `.npz` or `.safetensors` file."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save
 from torch import Tensor
 
 from . import files
@@ -20,44 +22,51 @@ from .data import TensorSampler
 from .errors import BadValue, InUse
 from .foreign import MODES, NETWORK_INPUT, folder_name
 
-Format = Literal["folder", "npz"]
+Format = Literal["folder", "npz", "safetensors"]
+PICKLED = (".pt", ".pth", ".pkl", ".pickle")  # endings of files that nobody should have to trust
 
 
 def export(artifact: Artifact, to: str | Path, format: Format | None = None) -> Path:
-    """Write the set to `to`, whole or not at all; returns the path. `format` None: by the ending (.npz, else a folder).
+    """Write the set to `to`, whole or not at all; returns the path. `format` None: by the ending, else a folder.
 
     folder: one folder for each class (`foreign.folder_name`), PNG of 8 bits for each channel: the images brought back
     from network inputs to [0, 1], clamped and rounded, so values outside of the displayable range and steps finer than
     1/255 are lost, and of a soft label all but its largest class. `export.json` says what was done.
-    npz: `images` (N, C, H, W) float32, exactly as networks are trained on them, `labels`, `classes`, `scale`, and
-    `mean` and `std` where the preprocessing has them. Both are read back by `foreign.open_foreign`.
-    Raises `InUse` where `to` holds something already, `NoRoom` or `BadValue` where it cannot be written.
+    npz, safetensors: what the form of the set calls its arrays (`Form.to_arrays`), or `images` (N, C, H, W) float32 and
+    `labels`; exactly as networks are trained on them. With them `classes`, `scale`, and `mean` and `std` where the
+    preprocessing has them; in a safetensors file as JSON under `condense` in its metadata.
+    All are read back by `foreign.open_foreign`. Raises `InUse` where `to` holds something already, `NoRoom` or
+    `BadValue` where it cannot be written.
     """
     target = Path(to)
-    format = format or ("npz" if target.suffix == ".npz" else "folder")
-    if format not in ("folder", "npz"):
-        raise BadValue("format", format, "is not known", "Use folder or npz.")
-    if target.is_symlink() or target.is_file() or (target.is_dir() and (format == "npz" or any(target.iterdir()))):
+    format = format or by_ending(target)
+    if format not in ("folder", "npz", "safetensors"):
+        raise BadValue("format", format, "is not known", "Use folder, npz or safetensors.")
+    if target.is_symlink() or target.is_file() or (target.is_dir() and (format != "folder" or any(target.iterdir()))):
         raise InUse(str(target), "something already there", "is not empty", "Remove it first, or choose another name.")
     with files.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if format == "npz":
-        files.write(target, npz_bytes(artifact))
-    else:
+    if format == "folder":
         _write_folder(artifact, target)
+    else:
+        files.write(target, npz_bytes(artifact) if format == "npz" else safetensors_bytes(artifact))
     return target
 
 
+def by_ending(target: Path) -> Format:
+    """The format that a name asks for. Raises `BadValue` for one that asks for a pickle."""
+    if target.suffix in PICKLED:
+        problem, remedy = "would be a pickle, which can run anything when it is opened", "Use .npz or .safetensors."
+        raise BadValue("to", str(target), problem, remedy)
+    return "npz" if target.suffix == ".npz" else "safetensors" if target.suffix == ".safetensors" else "folder"
+
+
 def npz_bytes(artifact: Artifact) -> bytes:
-    """The `.npz` file of the set: equal sets give equal bytes. `labels` are (N,) int64 or (N, K) float weights."""
-    sampler, facts = artifact.sampler(), artifact.preprocessing
-    arrays = {
-        "images": _packed(sampler).float().cpu().numpy(),
-        "labels": sampler.y.cpu().numpy(),
-        "classes": np.array(artifact.task.classes),
-        "scale": np.array(NETWORK_INPUT),
-        **{name: np.array(facts[name], dtype=np.float32) for name in ("mean", "std") if facts.get(name) is not None},
-    }
+    """The `.npz` file of the set: equal sets give equal bytes. Labels are (N,) int64 or (N, K) float weights."""
+    said = facts(artifact)
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors(artifact).items()}
+    arrays |= {name: np.array(said[name]) for name in ("classes", "scale")}
+    arrays |= {name: np.array(said[name], dtype=np.float32) for name in ("mean", "std") if name in said}
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
@@ -65,6 +74,28 @@ def npz_bytes(artifact: Artifact) -> bytes:
             np.lib.format.write_array(member, array, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)
     return raw.getvalue()
+
+
+def safetensors_bytes(artifact: Artifact) -> bytes:
+    """The `.safetensors` file of the set: equal sets give equal bytes."""
+    contents = {name: tensor.cpu().contiguous() for name, tensor in tensors(artifact).items()}
+    return save(contents, metadata={"condense": json.dumps(facts(artifact), sort_keys=True)})
+
+
+def tensors(artifact: Artifact) -> dict[str, Tensor]:
+    """The set under the names of its form; images under those of this module."""
+    sampler = artifact.sampler()
+    form = sampler.task.form
+    if form.arrays:
+        return form.to_arrays(sampler.x, sampler.y)
+    return {"images": _packed(sampler).float(), "labels": sampler.y}
+
+
+def facts(artifact: Artifact) -> dict[str, Any]:
+    """What has to be known of the arrays: class names in order, and the scale."""
+    scale = artifact.preprocessing
+    known = {name: scale[name] for name in ("mean", "std") if scale.get(name) is not None}
+    return {"classes": list(artifact.task.classes), "scale": NETWORK_INPUT, **known}
 
 
 def _packed(sampler: TensorSampler) -> Tensor:

@@ -1,12 +1,14 @@
-"""Sets that somebody else made, opened for the judge: an image folder, or an `.npz` file. Nothing is unpickled.
+"""Sets that somebody else made, opened for the judge: an image folder, or named arrays. Nothing is unpickled.
 
 Image folder: one folder for each class, called as the class is (`folder_name`), of PNG, JPEG, BMP, TIFF or WebP files.
-npz: `images` or `x`, (N, C, H, W), (N, H, W, C) or, of one channel, (N, H, W); `labels` or `y`, (N,) or (N, 1) integers
-or (N, K) floats; `classes`, if given, names the integers, which else number the source's classes in order.
+Arrays, in an .npz or .safetensors file: `images` or `x`, (N, C, H, W), (N, H, W, C) or, of one channel, (N, H, W);
+`labels` or `y`, (N,) or (N, 1) integers or (N, K) floats; `classes`, if given, names the integers, which else number
+the source's classes in order. Sets of another form than images: what `Form.arrays` says.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 import zlib
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .axes import Transform
@@ -45,6 +48,8 @@ def open_foreign(
     Raises `BadData` for classes, sizes, channels and values that do not fit, `Damaged` for a file that is no such file.
     """
     path = Path(path)
+    if raw.form.arrays:
+        return _open_arrays(path, raw, normalised, device)
     if len(raw.shape) != 3:
         raise BadValue("data", raw.shape, "is no data set of images", "Name the image data set that the set is of.")
     if path.is_dir():
@@ -65,6 +70,32 @@ def open_foreign(
     return TensorSampler(task, x.to(device), y.to(device))
 
 
+def _open_arrays(path: Path, raw: Task, normalised: bool, device: torch.device | str) -> TensorSampler:
+    """A set of another form than images, under the names that the form gives its arrays."""
+    if path.suffix not in (".npz", ".safetensors") or not path.is_file():
+        problem = f"is no file of {raw.form.noun}"
+        raise BadValue("path", str(path), problem, f"Give .npz or .safetensors with {', '.join(raw.form.arrays)}.")
+    arrays = read_arrays(path, (*raw.form.arrays, "classes", "scale"))
+    if not normalised and str(arrays.get("scale")) != NETWORK_INPUT:
+        problem, remedy = "does not say that its values are the networks' own inputs", "If they are: --normalised."
+        raise BadData(str(path), arrays.get("scale"), problem, remedy)
+    tensors = {name: _tensor(arrays[name], name, path) for name in raw.form.arrays if name in arrays}
+    x, y = raw.form.from_arrays(tensors, str(path))
+    y = _labels(y.numpy(), arrays.get("classes"), raw, path)
+    _check_present(raw.hard(y), raw, path)
+    width = raw.form.pack(x)[raw.form.content].shape[-1]
+    if width != raw.shape[-1]:
+        problem = f"has other features than the data set, which has {raw.shape[-1]}"
+        raise BadData(str(path), width, problem, "Name the data set that it is of.")
+    return TensorSampler(raw, raw.form.to(x, device), y.to(device))
+
+
+def _tensor(array: np.ndarray, name: str, path: Path) -> Tensor:
+    if array.dtype.kind not in "biuf":
+        raise BadData(str(path), str(array.dtype), f"holds {name} that are no numbers", "Store numbers.")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
 def folder_name(cls: str) -> str:
     """The name of a class as the name of a folder: what a path cannot hold is written %XX, as in an address."""
     name = re.sub(r'[\x00-\x1f/\\:*?"<>|%]', lambda m: quote(m[0], safe=""), cls)
@@ -78,9 +109,15 @@ def _class_name(folder: str, task: Task) -> str:
 def _check(x: Tensor, y: Tensor, task: Task, path: Path) -> None:
     hard = task.hard(y)
     check_examples(x, hard, task.classes, str(path))
+    _check_present(hard, task, path)
+
+
+def _check_present(hard: Tensor, task: Task, path: Path) -> None:
+    one = task.form.noun.removesuffix("s")
+    problem = f"has no {one} of this class"
     for cls, count in zip(task.classes, torch.bincount(hard, minlength=task.groups).tolist(), strict=True):
         if count == 0:
-            raise BadData(str(path), cls, "has no image of this class", "Give at least one image of each class.")
+            raise BadData(str(path), cls, problem, f"Give at least one {one} of each class.")
 
 
 def _check_range(x: Tensor, path: Path) -> None:
@@ -144,7 +181,7 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-# -- npz ------------------------------------------------------------------------------------------------------------
+# -- arrays ---------------------------------------------------------------------------------------------------------
 
 
 def read_npz(path: Path, raw: Task, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor, bool]:
@@ -196,16 +233,31 @@ def _labels(labels: np.ndarray, names: np.ndarray | None, task: Task, path: Path
 
 
 def read_arrays(path: Path, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """The arrays of an .npz that are wanted. Directory and headers are checked before anything expands.
+    """The arrays that are wanted, of an .npz or .safetensors file. Directory and headers are checked before anything
+    expands.
 
     Raises `Damaged` for pickles, object arrays, names that are paths, names given twice, and files that expand too far.
     """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, wanted)
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path)
             return {name: _read_array(archive, members[name]) for name in wanted if name in members}
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise Damaged(str(path), str(error), "is no .npz file that can be read", REMEDY) from None
+
+
+def _read_safetensors(path: Path, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """Its tensors, and of what its metadata says under `condense` (see condense.export) what is wanted."""
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = json.loads((file.metadata() or {}).get("condense", "{}"))
+            said = {name: np.array(facts[name]) for name in wanted if name in facts}
+            known = set(file.keys())
+            return {**said, **{name: file.get_tensor(name) for name in wanted if name in known}}
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise Damaged(str(path), str(error), "is no .safetensors file that can be read", REMEDY) from None
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:

@@ -64,7 +64,7 @@ CheckpointEvery = Annotated[
     int | None, _option("--checkpoint-every", "K", "Save after every K steps, too (default: every minute).")
 ]
 DataRoot = Annotated[Path | None, _option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
-To = Annotated[Path, _option("--to", "FOLDER", "A new folder, or a file whose name ends in .npz.")]
+To = Annotated[Path, _option("--to", "FOLDER", "A new folder, or a file that ends in .npz or .safetensors.")]
 
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and end.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]

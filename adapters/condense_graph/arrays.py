@@ -57,7 +57,9 @@ def of_graphs(graphs: GraphSet, y: Tensor) -> dict[str, Tensor]:
 
 def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tensor]:
     """The inverse of `of_graphs`. Raises `BadData` where something is missing or cannot be."""
-    graph, owner, y = _graph(arrays, where), _needed(arrays, "graph", where), _needed(arrays, "y", where)
+    graph, y = _graph(arrays, where), _needed(arrays, "y", where)
+    owner = _needed(arrays, "graph", where)
+    owner = owner if owner.is_floating_point() else owner.long()
     counted = owner.dtype == torch.int64 and owner.shape == (len(graph),) and bool((owner[1:] >= owner[:-1]).all())
     if not counted or int(owner[0]) < 0 or int(owner[-1]) >= len(y):
         problem = f"graph must be the number, ascending in 0..{len(y) - 1}, of each node's graph"
@@ -72,6 +74,7 @@ def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     check_features(x, f"{where} x")
     if edges is None or edges.numel() == 0:
         return Graph(x.float())
+    edges = edges if edges.is_floating_point() else edges.long()
     check_edges(edges, weights, len(x), f"{where} edge_index")
     proper = edges[0] != edges[1]
     return Graph(x.float(), edges[:, proper], None if weights is None else weights[proper].float())

@@ -205,7 +205,7 @@ def test_export_touches_nothing_that_is_there(toy_artifact, tmp_path):
     assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file.npz").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     assert (export(toy_artifact, tmp_path / "empty") / "star").is_dir()
-    with pytest.raises(BadValue, match="Use folder or npz"):
+    with pytest.raises(BadValue, match="Use folder, npz or safetensors"):
         export(toy_artifact, tmp_path / "x", "zip")
 
 
