@@ -53,6 +53,12 @@ def test_no_loop_waits_for_the_device(path):
 # -- nothing is unpickled ---------------------------------------------------------------------------------------------
 
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+RESTRICTS = {"adapters/condense_graph/sources/pickles.py": "pickle"}  # subclasses its Unpickler: arrays of known bytes
+
+
+def listed_only(call):
+    """Does a call of torch.load say that it makes nothing but what is listed?"""
+    return any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
 
 
 @pytest.mark.parametrize("path", EVERYWHERE, ids=named)
@@ -60,9 +66,10 @@ def test_nothing_unpickles_or_runs_text(path):
     tree = ast.parse(path.read_text())
     modules = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
     modules |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert not {module.partition(".")[0] for module in modules} & UNSAFE
-    names = {name for _, name in calls(path)}
-    assert not names & {"torch.load", "torch.save", "eval", "exec", "np.load", "numpy.load", "os.system"}
+    assert not {module.partition(".")[0] for module in modules} & (UNSAFE - {RESTRICTS.get(named(path))})
+    names = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and not listed_only(n)}
+    unsafe = {"torch.load", "torch.save", "eval", "exec", "np.load", "numpy.load", "os.system"}
+    assert not names & (unsafe | {"pickle.load", "pickle.loads", "pickle.Unpickler"})
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "shell"):
             assert isinstance(node.value, ast.Constant)

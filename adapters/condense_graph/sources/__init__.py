@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from condense.component import Component
 
+from .arxiv import OgbnArxiv
 from .edge_free import EdgeFree
 from .generated import SBM
 from .karate import Karate
+from .own import Pyg
 from .planetoid import CiteSeer, Cora, PubMed
+from .through_pyg import AmazonComputers, AmazonPhoto, CoauthorCS, CoauthorPhysics, Flickr, Reddit
 
 
 def components() -> list[type[Component]]:
-    return [Karate, SBM, Cora, CiteSeer, PubMed, EdgeFree]
+    return [
+        *(Karate, SBM, Cora, CiteSeer, PubMed),
+        *(AmazonPhoto, AmazonComputers, CoauthorCS, CoauthorPhysics, Flickr, Reddit, OgbnArxiv),
+        *(Pyg, EdgeFree),
+    ]
