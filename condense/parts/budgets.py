@@ -64,7 +64,7 @@ class Total(Budget):
 class Ratio(Budget):
     """A share `r` of the labelled training items (`of` train), or of all that there are, labelled or not (`all`).
 
-    The literature quotes both: of a graph with 2,708 nodes of which 140 are labelled, r = 0.5 of train and r = 0.026 of
+    The literature quotes both: of 2,708 nodes of which 140 are labelled, r = 0.5 of train and r = 0.026 of
     all are the same 70. Divided among the classes as `Total` does, proportionally.
     """
 
