@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .options import _option as option
+from .program import called
 
 if TYPE_CHECKING:
     import typer
@@ -59,10 +60,12 @@ class Face:
         """A command of condense as this program has it."""
         known, plans = inspect.signature(function).parameters, name in PLANNING
         silent = {FORM: list(self.forms)} if FORM in known else {}
+        spelt = {argument: typing.get_args(kind)[1].default for argument, kind in self.spelt.items()}
 
         @functools.wraps(function)
         def command(**given: Any) -> Any:
-            return function(**silent, **(self.settle(given) if plans else given))
+            with called(self.program, spelt):
+                return function(**silent, **(self.settle(given) if plans else given))
 
         renamed = functools.partial(re.sub, rf"\bcondense (?={'|'.join(verbs)})", f"{self.program} ")
         parameters = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 CONDENSE = "condense"
 _called: ContextVar[str] = ContextVar("condense_program", default=CONDENSE)
+_spelt: ContextVar[Mapping[str, str]] = ContextVar("condense_options", default={})  # noqa: B039 never written to
 
 
 def hint(*words: object) -> str:
@@ -15,11 +16,17 @@ def hint(*words: object) -> str:
     return " ".join([_called.get(), *map(str, words)])
 
 
+def option(argument: str) -> str:
+    """The option of this program that stands for an argument: `--total`, or `--nodes`."""
+    return _spelt.get().get(argument, f"--{argument.replace('_', '-')}")
+
+
 @contextmanager
-def called(program: str) -> Iterator[None]:
-    """Hints name `program` for a while."""
-    token = _called.set(program)
+def called(program: str, spelt: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Hints name `program` for a while, and its options where they are spelt otherwise."""
+    tokens = _called.set(program), _spelt.set(spelt or {})
     try:
         yield
     finally:
-        _called.reset(token)
+        _called.reset(tokens[0])
+        _spelt.reset(tokens[1])

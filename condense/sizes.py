@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadValue
+from .program import option
 
 SIZES = ("per_class", "total", "ratio")
 USUAL = 10  # per class, for a method that must be told and is not
@@ -98,7 +99,7 @@ def arguments(name: str, make: Callable[..., Any], size: Size) -> dict[str, Any]
 
 def spelt(kinds: Iterable[str]) -> str:
     """Arguments of `condense.plan` as the command line spells them: `--total or --ratio`."""
-    return " or ".join(f"--{kind.replace('_', '-')}" for kind in kinds)
+    return " or ".join(map(option, kinds))
 
 
 def size_words(n: int, train: int, population: int, noun: str) -> str:
