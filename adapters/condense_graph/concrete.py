@@ -1,8 +1,7 @@
 """What is stored of condensed sets of graphs: dense graphs of one size with drawn edges, or real graphs as they are.
 
-Edges are Bernoulli variables with free logits, drawn through the binary concrete relaxation (Maddison et al.,
-arXiv:1611.00712; Jang et al., arXiv:1611.01144) while the set is learned, as in DosCond (arXiv:2206.07746, section
-3.2); what is released is the graph of the edges that are more likely than not.
+Edges are Bernoulli variables with free logits, relaxed (see `drawn`) while the set is learned, as in DosCond
+(arXiv:2206.07746, section 3.2); what is released is the graph of the edges that are more likely than not.
 
 Notation: G synthetic graphs, n nodes of each, D features, N nodes of all.
 """
@@ -29,11 +28,11 @@ from condense.synthetic import Synthetic
 from condense.task import Batch, Task
 
 from .collections import DenseGraphs, Graphs, GraphSet, SparseGraphs
+from .drawn import concrete, symmetric_uniform, temperature, without_loops
 from .graph import Graph
 from .parameterizations import bytes_of
 
 SURE = 5.0  # logits of the edges that a set starts with; those that it starts without have -SURE
-CLOSE = 1e-7  # uniform draws stay so far from 0 and 1: their logits are finite
 
 
 # -- dense graphs of one size ---------------------------------------------------------------------------------------
@@ -134,9 +133,9 @@ class ConcreteGraphs(DenseStorage):
     def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
         return _Concrete(self, task, groups, labels)
 
-    def temperature(self, index: int) -> float:
+    def heat(self, index: int) -> float:
         """t of outer step `index`."""
-        return float(self.hot * (self.cold / self.hot) ** min(1.0, index / self.over))
+        return temperature(self.hot, self.cold, self.over, index)
 
 
 class _Concrete(DenseSet):
@@ -147,7 +146,7 @@ class _Concrete(DenseSet):
         self.how = how
         count, n = self.features.shape[:2]
         self.logits = nn.Parameter(torch.zeros(count, n, n))
-        self.register_buffer("heat", torch.tensor(how.temperature(0)))
+        self.register_buffer("heat", torch.tensor(how.heat(0)))
 
     def keep(self, adj: Tensor) -> None:
         self.logits.copy_((2 * adj - 1) * SURE)
@@ -161,24 +160,7 @@ class _Concrete(DenseSet):
         return without_loops(concrete(logits, noise, self.heat)), without_loops(logits.sigmoid())
 
     def project(self, index: int) -> None:
-        self.heat.fill_(self.how.temperature(index + 1))
-
-
-def concrete(logits: Tensor, u: Tensor, heat: Tensor | float) -> Tensor:
-    """sigmoid((log u - log(1 - u) + logits) / heat): relaxed Bernoulli variables; a step function of u as heat -> 0."""
-    return ((torch.logit(u) + logits) / heat).sigmoid()
-
-
-def symmetric_uniform(count: int, n: int, rng: Rng, device: torch.device) -> Tensor:
-    """(count, n, n) in (0, 1): one number for each unordered pair of nodes."""
-    u = torch.rand(count, n, n, generator=rng.generator(device), device=device).clamp(CLOSE, 1 - CLOSE)
-    upper = torch.ones(n, n, dtype=torch.bool, device=device).triu()
-    return torch.where(upper, u, u.mT)
-
-
-def without_loops(matrix: Tensor) -> Tensor:
-    """(..., n, n) with a diagonal of 0."""
-    return matrix * (1 - torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))
+        self.heat.fill_(self.how.heat(index + 1))
 
 
 @final
