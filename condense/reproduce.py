@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,16 @@ from .errors import CondenseError
 from .terminal import Speaker
 
 if TYPE_CHECKING:
-    from .reproduced import Estimate, Finished, Shelf, Target
+    from .reproduced import Estimate, Finished, Line, Shelf, Target
     from .reproduction import How
 
 Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Only rows of this method.")]
 OnData = Annotated[str | None, typer.Option("--data", metavar="SET", help="Only rows of this data set.")]
-Size = Annotated[int | None, typer.Option("--per-class", metavar="N", help="Only rows of so many images of a class.")]
+PerClass = Annotated[int | None, typer.Option("--per-class", metavar="N", help="Only rows of so many of each class.")]
+Total = Annotated[int | None, typer.Option("--total", metavar="N", help="Only rows of so many in all.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="K", min=1, help="Each row so often, with seeds from --seed on.")
+]
 Networks = Annotated[int, typer.Option("--repeats", metavar="N", min=1, help="How many networks judge.")]
 Budget = Annotated[float | None, typer.Option("--minutes", metavar="T", help="Pause after so many minutes in all.")]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where the runs lie, and go on.")]
@@ -34,9 +39,12 @@ TimedOn = Annotated[str | None, typer.Option("--timed-on", metavar="SET", help="
 def command(
     method: Method = None,
     data: OnData = None,
-    per_class: Size = None,
+    per_class: PerClass = None,
+    total: Total = None,
     seed: o.Seed = 0,
+    seeds: Seeds = 1,
     steps: o.Steps = None,
+    plain: o.Plain = False,
     repeats: Networks = 20,
     minutes: Budget = None,
     device: o.Device = None,
@@ -59,17 +67,17 @@ def command(
     from .reproduction import How, chosen
 
     speaker, shelf = Speaker(as_json), Shelf(rows)
-    how = How(seed, steps, repeats, device, runs, asked_limits(minutes, None).minutes)
-    found = chosen(method, data, per_class)
+    how = How(seed, steps, plain, repeats, device, runs, asked_limits(minutes, None).minutes)
+    hows = [replace(how, seed=seed + i) for i in range(seeds)]
+    found = chosen(method, data, per_class, total)
     if not listed:
         with reading_from(data_root):
-            _work(
-                speaker, shelf, found, _timing(shelf, how, timed_on) if estimate else _making(speaker, shelf, how, note)
-            )
+            work = _timing(shelf, hows[0], timed_on) if estimate else _making(speaker, shelf, hows, note)
+            _work(speaker, shelf, found, work)
     _tell(speaker, shelf, found)
 
 
-Work = Callable[["Target"], "Finished | Estimate | None"]  # None: it is done already
+Work = Callable[["Target"], "Iterable[Finished | Estimate]"]  # what is done already is left out
 
 
 def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -> None:
@@ -78,19 +86,21 @@ def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -
     from .reproduced import page, targets
     from .running import Paused
 
+    def write_page() -> None:
+        files.write(shelf.page, page(shelf, targets(registry())).encode())
+
     refused: CondenseError | None = None
     for target in found:
         try:
-            done = work(target)
+            for done in work(target):
+                speaker.say(f"written   {shelf.add(done)}")
+                write_page()
+            write_page()
         except Paused:
             raise
         except CondenseError as error:
             speaker.complain(error)
             refused = refused or error
-            continue
-        if done is not None:
-            speaker.say(f"written   {shelf.add(done)}")
-        files.write(shelf.page, page(shelf, targets(registry())).encode())
     if refused is not None:
         raise refused
 
@@ -99,47 +109,58 @@ def _timing(shelf: Shelf, how: How, on: str | None) -> Work:
     from .reproduction import timed
 
     known = shelf.estimates()
-    return lambda target: None if target.key in known else timed(target, how, on)
+    return lambda target: [] if target.key in known else [timed(target, how, on)]
 
 
-def _making(speaker: Speaker, shelf: Shelf, how: How, note: str) -> Work:
-    """Reproduce a row; one that stands there already, judged by as many networks, only where it is given a note."""
+def _making(speaker: Speaker, shelf: Shelf, hows: Sequence[How], note: str) -> Work:
+    """Reproduce a row, once for each seed; what stands there, judged by as many networks, only for a note's sake."""
     from . import observers
     from .reproduction import name_of, reproduce
     from .terminal import Announcer, JudgingBar
 
     known = {row.name: row for row in shelf.finished()}
 
-    def work(target: Target) -> Finished | None:
-        old = known.get(name_of(target, how))
-        if old is not None and old.condensed.n >= how.repeats and not note:
-            return None
-        with ExitStack() as stack:
-            bar = stack.enter_context(JudgingBar(speaker.progress))
-            steps = stack.enter_context(observers.RichProgress(speaker.progress))
-            watching = [Announcer(speaker), steps, stack.enter_context(observers.JsonLines())]
-            return reproduce(target, how, observers=watching, tell=bar.tell, note=note or (old.note if old else ""))
+    def work(target: Target) -> Iterator[Finished]:
+        for how in hows:
+            old = known.get(name_of(target, how))
+            if old is not None and old.condensed.n >= how.repeats and not note:
+                continue
+            said = note or (old.note if old else "")
+            with ExitStack() as stack:
+                bar = stack.enter_context(JudgingBar(speaker.progress))
+                steps = stack.enter_context(observers.RichProgress(speaker.progress))
+                watching = [Announcer(speaker), steps, stack.enter_context(observers.JsonLines())]
+                done = reproduce(target, how, observers=watching, tell=bar.tell, note=said)
+            yield done
 
     return work
 
 
 def _tell(speaker: Speaker, shelf: Shelf, found: Sequence[Target]) -> None:
     """Where each row stands, and where the page lies."""
-    from .reproduced import percent
+    from .reproduced import lines
     from .terminal import columns
 
     finished, estimates = shelf.finished(), shelf.estimates()
-    lines = []
+    told = []
     for target in found:
-        rows = [row for row in finished if row.target.key == target.key]
-        hours = [f"about {estimates[target.key].hours:.1f} CPU-hours"] if target.key in estimates else []
-        stands = [f"{percent(row.condensed)} (n={row.condensed.n}, {row.steps:,} steps)" for row in rows] or hours
+        stands = [_stands(line) for line in lines(row for row in finished if row.target.key == target.key)]
+        if not stands and target.key in estimates:
+            stands = [f"about {estimates[target.key].hours:.1f} CPU-hours"]
         figure = "" if target.accuracy is None else f"{target.accuracy:g}"
-        lines.append((target.method, target.data, str(target.per_class), figure, "; ".join(stands) or "not run"))
-    speaker.show(columns(("method", "data", "per class", "published", "ours"), lines))
+        told.append((*target.key, figure, "; ".join(stands) or "not run"))
+    speaker.show(columns(("method", "data", "size", "published", "ours"), told))
     if shelf.page.is_file():
         speaker.say(f"page      {shelf.page}")
     keys = {target.key for target in found}
     named = [row.model_dump(mode="json") for row in finished if row.target.key in keys]
     timed = [estimate.model_dump(mode="json") for key, estimate in estimates.items() if key in keys]
     speaker.result({"page": str(shelf.page), "rows": named, "estimates": timed})
+
+
+def _stands(line: Line) -> str:
+    """A finished line in short: `80.1 +- 0.6 (n=5 x 10, 3,000 steps, plain)`."""
+    from .reproduced import spread
+
+    row = line.rows[0]
+    return f"{spread(line.condensed)} (n={line.n}, {row.steps:,} steps{', plain' if row.plain else ''})"

@@ -1,4 +1,4 @@
-"""Reproducing published rows: the set is made and judged beside random images; or only its steps are timed."""
+"""Reproducing published rows: the set is made and judged beside a random one; or only its steps are timed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .hookspecs import hookimpl
 from .judging import Tell, judge, judged_by
 from .machine import machine
 from .manifest import read as read_manifest
+from .planning import method_for
 from .plugins import registry
 from .recipe import Plan
 from .report import Report
@@ -35,11 +36,13 @@ WARM, TIMED = 2, 3  # outer steps: the first compile, then as many are timed
 class How:
     """How rows are reproduced. steps: fewer than published; None: as published. runs: where runs lie.
 
-    minutes: of wall time for all rows together, counted from `started`.
+    plain: with the method's defaults for any data, without the settings that were published for the set. minutes: of
+    wall time for all rows together, counted from `started`.
     """
 
     seed: int = 0
     steps: int | None = None
+    plain: bool = False
     repeats: int = 20
     device: str | None = None
     runs: Path = Path("runs")
@@ -51,34 +54,35 @@ class How:
         return None if self.minutes is None else self.minutes - (time.monotonic() - self.started) / 60
 
 
-def chosen(method: str | None, data: str | None, per_class: int | None) -> list[Target]:
-    """The rows with a published figure that match; where all three are given, that row, published or not.
+def chosen(
+    method: str | None, data: str | None, per_class: int | None = None, total: int | None = None
+) -> list[Target]:
+    """The rows with a published figure that match; where method, data and a size are given, that row, published or not.
 
     Raises `BadValue` where there is none.
     """
-    asked = (method, data, per_class)
-    known = targets(registry())
-    found = [t for t in known if all(want in (None, has) for want, has in zip(asked, t.key, strict=True))]
+    asked = {"method": method, "data": data, "per_class": per_class, "total": total}
+    named = {key: value for key, value in asked.items() if value is not None}
+    found = [t for t in targets(registry()) if named.items() <= t.model_dump().items()]
     if found:
         return found
-    if method is None or data is None or per_class is None:
-        remedy = "See `condense reproduce --list`, or name a row in full: --method, --data and --per-class."
-        raise BadValue("row", asked, "matches no row with a published figure", remedy)
-    registry().recipe(method)
+    if method is None or data is None or len(named) != 3:
+        remedy = "See `condense reproduce --list`, or name a row in full: --method, --data, and --per-class or --total."
+        raise BadValue("row", tuple(named.values()), "matches no row with a published figure", remedy)
     checked(lambda: registry().lookup(Data, data), "data")  # by name only: a path makes no name for a row
-    return [Target(method=method, data=data, per_class=per_class)]
+    method_for(method, as_data(data))
+    return [Target.model_validate(named)]
 
 
 def planned(target: Target, how: How, steps: int | None = None) -> Plan:
-    return api.plan(
-        target.method, data=target.data, per_class=target.per_class, seed=how.seed, steps=steps, device=how.device
-    )
+    asked: dict[str, Any] = {"seed": how.seed, "steps": steps, "device": how.device, "published": not how.plain}
+    return api.plan(target.method, data=target.data, **target.size.given, **asked)
 
 
 def name_of(target: Target, how: How) -> str:
     """The name of the row's run folder, and of its file."""
     published = planned(target, how).recipe.outer.steps
-    return run_name(target, how.seed, published if how.steps is None else how.steps, published)
+    return run_name(target, how.seed, published if how.steps is None else how.steps, published, plain=how.plain)
 
 
 def reproduce(
@@ -104,6 +108,7 @@ def reproduce(
         condensed=report[own],
         random=None if own == "random" else report["random"],
         making=_making(artifact),
+        plain=how.plain,
         note=note,
     )
 

@@ -23,7 +23,7 @@ from condense.plugins import registry
 from condense.protocol import Protocol
 from condense.published import Row
 from condense.recipe import Execution
-from condense.reproduced import Finished, Shelf, Target, page, targets
+from condense.reproduced import Finished, Shelf, Target, lines, page, targets
 from condense.reproduction import How, Stopwatch, chosen, timed
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +83,9 @@ def test_every_published_figure_is_a_target_once_and_the_first_ones_come_first()
         rows = [row for row in tomllib.loads(path.read_text())["row"] if "accuracy" in row]
         written += [(method, row["data"], row["per_class"], row["accuracy"]) for row in rows]
     known = targets(registry())
-    assert sorted((*target.key, target.accuracy) for target in known) == sorted(written)
-    first = [target.key for target in known[:11]]
+    images = [target for target in known if target.data in {data for _, data, *_ in written}]
+    assert sorted((t.method, t.data, t.per_class, t.accuracy) for t in images) == sorted(written)
+    first = [(target.method, target.data, target.per_class) for target in images[:11]]
     assert first[:2] == [("dc", "mnist", 1), ("dc", "fashion-mnist", 1)]
     assert first[2:4] == [("dsa", "mnist", 1), ("dsa", "fashion-mnist", 1)]
     cifar = {("dc", 1), ("dc", 10), ("dsa", 1), ("dsa", 10), ("dm", 1), ("dm", 10), ("dm", 50)}
@@ -120,13 +121,16 @@ def test_a_row_holds_what_the_judge_found_and_the_page_shows_it(place):
     assert row["making"]["machine"]["threads"] == torch.get_num_threads()
     assert row["making"]["seconds"] > 0
     read = Shelf(Path("docs/reproduced")).finished()[0]
-    assert read.difference == pytest.approx(100 * mean - 60.0)
-    assert read.gain == pytest.approx(100 * (mean - statistics.fmean(row["random"]["accuracies"])))
-    line = cells(Path("docs/reproduced.md").read_text(), "Finished", "dm", "digits", "1")
+    shown = lines([read])[0]
+    assert shown.difference == pytest.approx(100 * mean - 60.0)
+    assert shown.gain == pytest.approx(100 * (mean - statistics.fmean(row["random"]["accuracies"])))
+    line = cells(Path("docs/reproduced.md").read_text(), "Finished", "dm", "digits", "1 per class")
     assert line[3:7] == ["3", "vico-dsa", "2", f"{100 * mean:.1f} +- {100 * statistics.pstdev(found):.1f}"]
     assert line[9:] == ["60", f"{100 * mean - 60:+.1f}", "0 + 0", "a note"]
-    assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1") is None
-    assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "2")[-1] == "not timed yet"
+    assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1 per class") is None
+    assert (
+        cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "2 per class")[-1] == "not timed yet"
+    )
 
 
 def test_a_finished_row_stays_and_more_networks_are_added_to_those_that_judged(place, monkeypatch):
@@ -150,8 +154,8 @@ def test_a_shortened_row_has_a_name_of_its_own_and_leaves_the_full_one_open(plac
     one("--steps", 2)
     assert (stored("dm-digits-1-0-2")["steps"], stored("dm-digits-1-0-2")["published_steps"]) == (2, 3)
     text = Path("docs/reproduced.md").read_text()
-    assert cells(text, "Finished", "dm", "digits", "1")[3] == "2 / 3"
-    assert cells(text, "Not run", "dm", "digits", "1")[5:] == ["", "", "", "not timed yet"]
+    assert cells(text, "Finished", "dm", "digits", "1 per class")[3] == "2 / 3"
+    assert cells(text, "Not run", "dm", "digits", "1 per class")[5:] == ["", "", "", "not timed yet"]
 
 
 def test_a_row_that_is_paused_between_steps_ends_with_the_same_set(place):
@@ -198,9 +202,9 @@ def test_a_row_that_is_refused_stops_no_other_and_ends_the_command_with_its_code
 def test_the_list_says_where_each_row_stands_and_runs_nothing(place):
     assert not list(place.iterdir())
     listed = call("--list")
-    assert [line.split()[:4] for line in listed.stdout.splitlines()[1:]] == [
-        ["dm", "digits", "1", "60"],
-        ["dm", "digits", "2", "70"],
+    assert [line.split()[:6] for line in listed.stdout.splitlines()[1:]] == [
+        ["dm", "digits", "1", "per", "class", "60"],
+        ["dm", "digits", "2", "per", "class", "70"],
     ]
     assert not list(place.iterdir())
     one()
@@ -234,12 +238,12 @@ def test_an_estimate_is_of_steps_after_the_first_ones(place, monkeypatch):
     for module in (published, reproduced):
         monkeypatch.setattr(module, "rows", lambda method: rows.get(method.settings, ()))
     one("--estimate")
-    estimate = Shelf(Path("docs/reproduced")).estimates()["dm", "digits", 1]
+    estimate = Shelf(Path("docs/reproduced")).estimates()["dm", "digits", "1 per class"]
     assert (estimate.steps, estimate.timed, estimate.data) == (7200, 3, "digits")
     assert 0 < estimate.seconds < 1
     assert estimate.hours == pytest.approx(2 * estimate.seconds)
     assert not Path("runs").exists()
-    line = cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1")
+    line = cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1 per class")
     assert (line[5], line[7], line[8]) == ("7,200", f"{2 * estimate.seconds:.1f}", "not run yet")
 
 
