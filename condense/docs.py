@@ -11,7 +11,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +84,30 @@ def methods(found: Registry) -> str:
             )
     intro = (
         "What is installed with condense itself; `condense list` and `condense plugins` add what other packages bring. "
-        "Figures are per cent of test images classified correctly, as the source says; what this code reaches stands "
+        "Figures are per cent of test examples classified correctly, as the source says; what this code reaches stands "
         "in [reproduced.md](reproduced.md). Every setting below is reached by `--set PATH=VALUE`; `condense show NAME` "
         "prints the paths."
     )
-    recipes = [block for plugin in ours if plugin.recipes for block in paper(plugin)]
-    return page("Methods and parts", intro, "## Methods", *recipes, "## Parts, by axis", *parts(ours))
+    own = Registry(ours, found.manager)
+    recipes = [block for form in own.all_forms() for block in methods_for(own, form)]
+    return page("Methods and parts", intro, *recipes, "## Parts, by axis", *parts(ours))
 
 
-def paper(plugin: Plugin) -> list[str]:
-    """The recipes of one plugin, under what its module says of the paper."""
-    title = ", ".join(sorted(plugin.recipes))
-    blocks = [f"### {title}", doc(plugin.object)]
-    for name, method in sorted(plugin.recipes.items()):
+def methods_for(found: Registry, form: str) -> list[str]:
+    """The recipes for data of one form, plugin by plugin; nothing where there are none."""
+    blocks = []
+    for plugin in found.plugins:
+        recipes = {found.key(name, form): method for name, method in plugin.recipes.items() if method.form == form}
+        blocks += paper(plugin, recipes) if recipes else []
+    return [f"## Methods for {found.noun(form)}", *blocks] if blocks else []
+
+
+def paper(plugin: Plugin, recipes: Mapping[str, Published]) -> list[str]:
+    """Recipes of one plugin, under what its module says of the paper."""
+    blocks = [f"### {', '.join(sorted(recipes))}", doc(plugin.object)]
+    for name, method in sorted(recipes.items()):
         blocks += [f"**`{name}`**: {method.title} ({linked(method.paper)})", doc(method.make), made_of(name, method)]
-        blocks.append(table(("data", "per class", "settings", "judging", "accuracy", "source"), map(row, rows(method))))
+        blocks.append(table(("data", "size", "settings", "judging", "accuracy", "source"), map(row, rows(method))))
     return blocks
 
 
@@ -128,7 +137,7 @@ def row(published: Row) -> tuple[str, ...]:
     said = " ".join(
         part for part in ("Not the paper's." if published.embedded else "", published.note, published.source) if part
     )
-    return (published.data or "any", str(published.per_class or "any"), *changed, accuracy + spread, said)
+    return (published.data or "any", published.size.told(), *changed, accuracy + spread, said)
 
 
 def parts(ours: Sequence[Plugin]) -> list[str]:

@@ -47,7 +47,7 @@ class Size:
         if self.total is not None:
             return f"{self.total}{items} in all"
         if self.ratio is None:
-            return "any size"
+            return "any"
         return f"{share(self.ratio)} of {'all' if self.of == 'all' else 'the training'}{items or ' items'}"
 
 

@@ -56,7 +56,8 @@ def test_every_recipe_every_part_and_every_command_has_its_place():
     pages = docs.pages()
     ours = [plugin for plugin in registry().plugins if plugin.distribution == DISTRIBUTION]
     for plugin in ours:
-        for name, method in plugin.recipes.items():
+        for key, method in plugin.recipes.items():
+            name = registry().key(key, method.form)
             assert f"**`{name}`**: {method.title} ({docs.linked(method.paper)})" in pages["methods.md"]
         for part in plugin.parts:
             assert f"#### `{part.name}`\n" in pages["methods.md"]
