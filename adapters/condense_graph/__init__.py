@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
-    from . import collections, concrete, gntk, graph, nets, ogbg, parameterizations, preprocess, sources, tu
+    from . import collections, concrete, gntk, graph, nets, ogbg, parameterizations, preprocess, protocols, sources, tu
 
-    rooms = (graph, collections, nets, preprocess, sources, tu, ogbg, concrete, gntk, parameterizations)
+    rooms = (graph, collections, nets, preprocess, protocols, sources, tu, ogbg, concrete, gntk, parameterizations)
     return [part for room in rooms for part in room.components()]
 
 
