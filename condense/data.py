@@ -274,6 +274,11 @@ class Data(Component):
         Raises `BadData` where files are missing (naming them and the folder to put them in) or malformed.
         """
 
+    @classmethod
+    def accept(cls, value: Any) -> Data | None:
+        """A value of this class that holds a live object handed over from Python, if that is of a kind it knows."""
+        return None
+
     @property
     def label(self) -> str:
         """How the data is called in folder names, tables and reports."""

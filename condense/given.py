@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from .component import checked
 from .data import Data, Facts, Splits
 from .errors import BadData, BadValue
+from .plugins import registry
 from .splits import Part, Parts, as_part, make_splits, numbered
 
 ACCEPTED = "Give a Data, its name, a torch Dataset, (x, y), or a pair of these: (train, test)."
@@ -100,11 +101,15 @@ class Given(Data):
 def as_data(value: Any) -> Data:
     """A `Data` from a Data, its name (`digits`, `folder:PATH`), a mapping with a name, or from live objects.
 
-    Live: a map-style torch Dataset of (image, label), (x, y) tensors or arrays, or a pair (train, test) of either.
-    Raises `BadValue` for anything else and for unknown names, `BadData` for what cannot be examples or labels.
+    Live: a map-style torch Dataset of (image, label), (x, y) tensors or arrays, or a pair (train, test) of either; and
+    what a Data of any package accepts (`Data.accept`). Raises `BadValue` for anything else and for unknown names,
+    `BadData` for what cannot be examples or labels.
     """
     if isinstance(value, Data | str | Mapping):
         return checked(lambda: TypeAdapter(Data).validate_python(value), "data")
+    known = (kind.accept(value) for kind in registry().members(Data).values())
+    if (found := next((data for data in known if data is not None), None)) is not None:
+        return found
     live = read(value)
     return Given(fingerprint=live.fingerprint, origin=live.origin, live=live)
 

@@ -16,6 +16,9 @@ from condense.data import Source
 from condense.recipe import Reads, Recipe
 from condense.task import Task
 
+from .collections import GraphSet
+from .graph import NodeView
+
 Scale = Literal["auto", "rows", "columns", "none"]
 BLOCK = 4096  # examples that one reading of the source is asked for
 COLUMNS = 64  # features whose moments are computed at once, in float64
@@ -39,6 +42,11 @@ def column_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     variance, mean = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     flat = variance <= 1e-12 * mean.square().clamp_min(1e-12)
     return mean, torch.where(flat, 1.0, variance).sqrt()
+
+
+def node_rows(x: NodeView | GraphSet) -> Tensor:
+    """The features of the nodes that examples are about: (n, D). Of sets of graphs, of all their nodes."""
+    return x.graph.x[x.nodes] if isinstance(x, NodeView) else x.flat(x.x)
 
 
 # -- the component --------------------------------------------------------------------------------------------------
@@ -90,7 +98,7 @@ class Scaling(Transform):
 
 @final
 class NodeFeatures(Preprocess):
-    """The scale of node features. A whole matrix is encoded at once, and shared by all splits of a graph.
+    """The scale of node features, of one graph or of sets of graphs. All splits of one graph share the encoded matrix.
 
     scale: rows, each node's features divided by the sum of their absolute values (Cora, CiteSeer, PubMed: GCond and
     most others); columns, each feature to mean 0 and deviation 1 over the training nodes (ogbn-arxiv, Flickr, Reddit:
@@ -106,8 +114,7 @@ class NodeFeatures(Preprocess):
         scale = facts.extra.get("features", "none") if self.scale == "auto" else self.scale
         if scale != "columns":
             return unfitted(train.task, scale).to(train.device)
-        rows = torch.cat([train.task.form.flat(batch.x) for batch in train.sweep(BLOCK)])
-        return Scaling(scale, *column_moments(rows))
+        return Scaling(scale, *column_moments(torch.cat([node_rows(batch.x) for batch in train.sweep(BLOCK)])))
 
     def blank(self, task: Task) -> Transform:
         return unfitted(task, "none")

@@ -8,6 +8,7 @@ from .arxiv import OgbnArxiv
 from .edge_free import EdgeFree
 from .generated import SBM
 from .karate import Karate
+from .live import GivenGraph
 from .own import Pyg
 from .planetoid import CiteSeer, Cora, PubMed
 from .through_pyg import AmazonComputers, AmazonPhoto, CoauthorCS, CoauthorPhysics, Flickr, Reddit
@@ -17,5 +18,5 @@ def components() -> list[type[Component]]:
     return [
         *(Karate, SBM, Cora, CiteSeer, PubMed),
         *(AmazonPhoto, AmazonComputers, CoauthorCS, CoauthorPhysics, Flickr, Reddit, OgbnArxiv),
-        *(Pyg, EdgeFree),
+        *(Pyg, GivenGraph, EdgeFree),
     ]

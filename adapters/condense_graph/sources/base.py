@@ -6,20 +6,23 @@ Notation: N nodes, D features, E directed edges, K classes; n nodes of a split.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from condense.axes import Transform
-from condense.data import Data, Facts, Source, Splits
+from condense.axes import Statistic, Transform
+from condense.data import Ask, Data, Facts, Source, Splits
+from condense.rng import Rng
 from condense.task import Batch, Task
 
 from ..graph import Graph, Nodes, NodeView
+from ..properties import properties
 from .checks import check_labelled
 
 Setting = Literal["transductive", "inductive"]
@@ -125,6 +128,17 @@ class NodeSource(Source):
         """One view of all nodes, whatever n is: a network computes the whole graph anyway."""
         yield self.take(torch.arange(len(self), device=self.device))
 
+    def measure(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """All asks in one pass of the network, which computes the whole graph anyway; drawn as `Source.measure` draws."""
+        batches = [self.draw(ask.n, ask.cls, rng.fold(i)) for i, ask in enumerate(asks)]
+        views = [[warp(batch) for warp in ask.warps] or [batch] for ask, batch in zip(asks, batches, strict=True)]
+        means = iter(statistic.means(model, [view for some in views for view in some], self.task, live=False))
+        for some in views:
+            own = list(itertools.islice(means, len(some)))
+            yield statistic.finish({key: torch.stack([mean[key] for mean in own]).mean(dim=0) for key in own[0]})
+
     def encoded(self, transform: Transform) -> NodeSource:
         """The same nodes, the stored features through `transform`: it replaces an earlier one."""
         return NodeSource(self.task, self.raw, self.nodes, self.y, transform, self._population)
@@ -151,7 +165,10 @@ class NodeSource(Source):
 
 
 def make_splits(read: Labelled, setting: Setting = "transductive", device: torch.device | str = "cpu") -> Splits:
-    """Check a graph, move it to `device`, and look at it from its three splits. Raises `BadData`."""
+    """Check a graph, move it to `device`, and look at it from its three splits. Raises `BadData`.
+
+    `facts.extra["properties"]` describes the graph that is learned from, without the labels of test nodes.
+    """
     check_labelled(read)
     whole = moved(read.graph, device)
     task = Task(classes=read.classes, shape=tuple(whole.x.shape[1:]), form=Nodes())
@@ -163,8 +180,12 @@ def make_splits(read: Labelled, setting: Setting = "transductive", device: torch
         alone = torch.arange(len(nodes), device=device)
         return NodeSource(task, whole.induced(nodes), alone, y, population=len(whole))
 
-    validation = source(read.validation) if len(read.validation) else None
-    return Splits(source(read.train), source(read.test), validation, read.facts)
+    train, validation = source(read.train), source(read.validation) if len(read.validation) else None
+    seen = (read.graph, read.y, torch.cat([read.train, read.validation]))
+    if setting == "inductive":
+        seen = (train.raw, train.y, train.nodes)
+    facts = replace(read.facts, extra={**read.facts.extra, "properties": properties(*seen)})
+    return Splits(train, source(read.test), validation, facts)
 
 
 def moved(graph: Graph, device: torch.device | str) -> Graph:
