@@ -77,6 +77,12 @@ class Statistic(Component):
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
         """`rows(...)` averaged over the examples, often faster. `live`: differentiable in the batch, else detached."""
 
+    def means(
+        self, model: nn.Module, batches: Sequence[Batch], task: Task, *, live: bool
+    ) -> Sequence[Mapping[str, Tensor]]:
+        """`mean` of each batch. Members answer in one pass where examples come with all of their neighbours anyway."""
+        return [self.mean(model, batch, task, live=live) for batch in batches]
+
     def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Post-processing of a mean; identity by default."""
         return mean

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -104,6 +104,27 @@ def parameter_gradient(model: Any, value: Callable[[Any], Tensor]) -> dict[str, 
         value(model), list(params.values()), create_graph=True, allow_unused=True, materialize_grads=True
     )
     return dict(zip(params, grads, strict=True))
+
+
+def parameter_gradients(model: nn.Module, values: Sequence[Tensor], *, live: bool) -> list[dict[str, Tensor]]:
+    """The gradient of each value (0-d), all from one forward pass, with respect to the parameters, by name.
+
+    live: itself differentiable, else detached.
+    """
+    params = dict(model.named_parameters())
+    found = []
+    for i, value in enumerate(values, 1):
+        keep = live or i < len(values)
+        grads = torch.autograd.grad(
+            value,
+            list(params.values()),
+            retain_graph=keep,
+            create_graph=live,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        found.append(dict(zip(params, grads, strict=True)))
+    return found
 
 
 class Calls(nn.Module):

@@ -5,7 +5,7 @@ GCond-X whose real side is seen without edges, too. Edges come back in the judge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from torch import Tensor, nn
@@ -32,6 +32,11 @@ class EdgeFree(Statistic):
 
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
         return self.of.mean(model, alone(batch), task, live=live)
+
+    def means(
+        self, model: nn.Module, batches: Sequence[Batch], task: Task, *, live: bool
+    ) -> Sequence[Mapping[str, Tensor]]:
+        return self.of.means(model, [alone(batch) for batch in batches], task, live=live)
 
     def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.of.finish(mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
@@ -44,6 +44,15 @@ class Gradient(Statistic):
             return execution.current().gradients(model, self.loss, batch, task, Rng(0))[1]
         return execution.parameter_gradient(model, lambda model: self.loss(model, batch, task, Rng(0)).mean())
 
+    def means(
+        self, model: nn.Module, batches: Sequence[Batch], task: Task, *, live: bool
+    ) -> Sequence[Mapping[str, Tensor]]:
+        if task.form.independent:
+            return super().means(model, batches, task, live=live)
+        losses = self.loss(model, joined(batches, task), task, Rng(0))
+        values = [part.mean() for part in losses.split([len(batch) for batch in batches])]  # type: ignore[no-untyped-call]
+        return execution.parameter_gradients(model, values, live=live)
+
 
 class MeanFeature(Statistic):
     """The features in front of the head: one part, `feature`, (N, D).
@@ -60,6 +69,20 @@ class MeanFeature(Statistic):
         if live:
             return {"feature": model.features(batch.x).mean(dim=0)}  # type: ignore[operator]
         return {"feature": execution.current().features(model, batch.x, task.form).mean(dim=0)}
+
+    def means(
+        self, model: nn.Module, batches: Sequence[Batch], task: Task, *, live: bool
+    ) -> Sequence[Mapping[str, Tensor]]:
+        if task.form.independent:
+            return super().means(model, batches, task, live=live)
+        x = joined(batches, task).x
+        rows = model.features(x) if live else execution.current().features(model, x, task.form)  # type: ignore[operator]
+        return [{"feature": part.mean(dim=0)} for part in rows.split([len(batch) for batch in batches])]
+
+
+def joined(batches: Sequence[Batch], task: Task) -> Batch:
+    """Several batches as one."""
+    return Batch(task.form.join([batch.x for batch in batches]), torch.cat([batch.y for batch in batches]))
 
 
 class ClassWise(Pairing):
@@ -87,8 +110,8 @@ class Matching(Objective):
     """sum over pairs of weight * distance(statistic(real), statistic(synthetic)), part by part.
 
     The real side is measured once per step, with all of the pairing's asks; it is a constant. Each pair is a term of
-    its own, so memory is bounded by one pair. `weights`: globs over the statistic's part names; the first match counts,
-    0 skips.
+    its own, so memory is bounded by one pair; where examples cannot be taken without all the others (nodes), all pairs
+    are one term, made in one pass. `weights`: globs over the statistic's part names; the first match counts, 0 skips.
     """
 
     statistic: Statistic
@@ -108,15 +131,25 @@ class Matching(Objective):
         model, task, passes = step.model, step.syn.task, execution.current()
         pairs = list(self.pairing.pairs(step))
         targets = step.real.measure(self.statistic, model, [pair.real for pair in pairs], step.rng.fold("real"))
+        if not (task.form.independent or step.run.recipe.outer.commit == "term"):
+            yield self.together(step, pairs, list(targets))
+            return
         for pair, target in zip(pairs, targets, strict=True):
-            ask = pair.synthetic
-            batch = step.syn.draw(ask.n, ask.cls, step.rng.fold("synthetic"))
-            for warp in ask.warps:
-                batch = warp(batch)
+            ask, batch = pair.synthetic, synthetic(step, pair)
             leaves, fixed = moving(batch, task)
             gap = functools.partial(self.gap, task=task, weights=self.weights_of(target))
             value, cotangents = passes.gap(self.digest(), gap, model, leaves, {**fixed, **target})
             yield Term({"matching": value}, cls=ask.cls, weight=pair.weight, cotangents=cotangents)
+
+    def together(self, step: Step, pairs: Sequence[Pair], targets: Sequence[Tensors]) -> Term:
+        """All pairs as one term, their weights inside."""
+        batches = [synthetic(step, pair) for pair in pairs]
+        mine = self.statistic.means(step.model, batches, step.syn.task, live=True)
+        gaps = [
+            pair.weight * self.apart(target, self.statistic.finish(own), self.weights_of(target))
+            for pair, target, own in zip(pairs, targets, mine, strict=True)
+        ]
+        return Term({"matching": torch.stack(gaps).sum()})
 
     def gap(
         self, model: nn.Module, leaves: Tensors, constants: Tensors, *, task: Task, weights: Mapping[str, float]
@@ -125,7 +158,11 @@ class Matching(Objective):
         both = {**leaves, **constants}
         x = task.form.unpack({key.removeprefix("x:"): value for key, value in both.items() if key.startswith("x:")})
         mine = self.statistic.finish(self.statistic.mean(model, Batch(x, both["y:"]), task, live=True))
-        return torch.stack([w * self.distance(constants[part], mine[part]) for part, w in weights.items()]).sum()
+        return self.apart(constants, mine, weights)
+
+    def apart(self, real: Tensors, mine: Tensors, weights: Mapping[str, float]) -> Tensor:
+        """The weighted sum of the parts' distances, 0-d."""
+        return torch.stack([w * self.distance(real[part], mine[part]) for part, w in weights.items()]).sum()
 
     def weights_of(self, parts: Iterable[str]) -> dict[str, float]:
         """The weight of each part of the statistic that counts."""
@@ -134,6 +171,15 @@ class Matching(Objective):
             for part in parts
         }
         return {part: weight for part, weight in found.items() if weight}
+
+
+def synthetic(step: Step, pair: Pair) -> Batch:
+    """What a pair asks of the synthetic set, warped."""
+    ask = pair.synthetic
+    batch = step.syn.draw(ask.n, ask.cls, step.rng.fold("synthetic"))
+    for warp in ask.warps:
+        batch = warp(batch)
+    return batch
 
 
 def moving(batch: Batch, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
