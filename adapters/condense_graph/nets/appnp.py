@@ -16,9 +16,10 @@ from .mlp import Own
 class APPNP(NodeNet):
     """A perceptron on every node, whose logits then propagate: z <- (1 - alpha) A_hat z + alpha z_0, `hops` times.
 
-    depth: layers of the perceptron. The paper also drops input features and edges in training; here, as in the code
-    released with GCond (arXiv:2110.07580), only hidden values are dropped. features: the perceptron's hidden values
-    after the same propagation, (n, hidden): the logits but for the bias, which propagates too.
+    depth: layers of the perceptron (the paper: 2; GCond's judge: 1). The paper also drops input features and edges in
+    training; here, as in the code released with GCond (arXiv:2110.07580), only hidden values are dropped. features: the
+    perceptron's hidden values after the same propagation, (n, hidden): the logits but for the bias, which propagates
+    too.
 
     alpha = 0 is GCond's SGC of several layers (`--sgc=2`, with hops = 2 and dropout = 0), used for arxiv and Flickr.
     """

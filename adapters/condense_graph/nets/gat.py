@@ -20,9 +20,9 @@ FARTHEST = 60.0  # exp of it is finite in float32
 class GAT(NodeNet):
     """Attention over each node's neighbours and itself; ELU between layers, whose heads stand side by side.
 
-    hidden: values of a node in each head; the last layer has one head, as in the paper for Cora and CiteSeer and in
-    GCond's code (8 heads of 16). dropout: of hidden values and of attention. features: the last layer's input,
-    (n, heads * hidden); what its attention makes of it is not linear.
+    hidden: values of a node in each head; the last layer has one head. The paper takes 8 heads of 8 and drops input
+    features, too; GCond's code judges with 16 heads of 16. dropout: of hidden values and of attention. features: the
+    last layer's input, (n, heads * hidden); what its attention makes of it is not linear.
 
     Edge weights w are attention's prior: a_ij = w_ij exp(e_ij) / sum_k w_ik exp(e_ik), and 1 for a node itself. An edge
     of weight 1 is PyG's, one of weight 0 none. GCond's code multiplies messages by w after the softmax instead.
