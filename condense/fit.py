@@ -138,12 +138,8 @@ class Training(Loop):
     """A network under training: can be carried on, stored and taken up again. Equal keys give equal training."""
 
     def __init__(self, fit: Fit, module: nn.Module, rng: Rng) -> None:
-        self.module, self.rng = module, rng
+        self.module, self.rng, self.params = module, rng, dict(module.named_parameters())
         super().__init__(fit)
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        return dict(self.module.named_parameters())
 
     @property
     def passes(self) -> str:

@@ -64,10 +64,10 @@ class Adam(Rule):
         for name, p in params.items():
             grad = grads[name] + self.weight_decay * p if self.weight_decay else grads[name]
             count = state[f"{name}/count"] + 1
-            first = b1 * state[f"{name}/first"] + (1 - b1) * grad
-            second = b2 * state[f"{name}/second"] + (1 - b2) * grad * grad
+            first = torch.lerp(state[f"{name}/first"], grad, 1 - b1)
+            second = torch.addcmul(state[f"{name}/second"] * b2, grad, grad, value=1 - b2)
             scale = (second / seen(b2, count)).sqrt() + self.eps
-            new[name] = p - lr * (first / seen(b1, count)) / scale
+            new[name] = torch.addcmul(p, first / scale, -lr / seen(b1, count))
             kept |= {f"{name}/first": first, f"{name}/second": second, f"{name}/count": count}
         return new, kept
 
