@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -86,9 +86,26 @@ def distinct(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def relu_layer(cosines: Tensor, limit: float) -> Tensor:
     """h(s) = s k0(s) + k1(s), elementwise; s is clamped to +-limit, where the derivative (infinite at 1) becomes 0."""
-    s = cosines.clamp(-limit, limit)
-    angle = math.pi - s.acos()
-    return (2 * s * angle + (1 - s * s).sqrt()) / math.pi
+    out: Tensor = _Layer.apply(cosines, limit)
+    return out
+
+
+class _Layer(torch.autograd.Function):
+    """h, with h'(s) = 2 k0(s) + s / (pi sqrt(1 - s^2)) made on the way: one product instead of a chain of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, cosines: Tensor, limit: float) -> Tensor:
+        s = cosines.clamp(-limit, limit)
+        angle, root = s.acos().neg_().add_(math.pi), (s * s).neg_().add_(1).sqrt_()
+        if ctx.needs_input_grad[0]:
+            slope = (s / root).add_(angle, alpha=2).div_(math.pi)
+            ctx.save_for_backward(slope.masked_fill_(s != cosines, 0))
+        return angle.mul_(s).mul_(2).add_(root).div_(math.pi)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None
 
 
 def compare(a: Nodes, b: Nodes, limit: float, block: int = BLOCK) -> Tensor:
