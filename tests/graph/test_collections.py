@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+
 from condense.errors import BadData, BadValue
 from condense.rng import Rng
 from condense.task import Task
@@ -156,9 +159,9 @@ def pyg_model(net: GraphGCN | GIN, module: torch.nn.Module) -> torch.nn.Module:
 
     widths = [4, *[net.hidden] * net.depth]
     if isinstance(net, GraphGCN):
-        convs = [pyg.GCNConv(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        convs = [pyg.GCNConv(a, b) for a, b in itertools.pairwise(widths)]
     else:
-        layers = [torch.nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         convs = [pyg.GINConv(layer, train_eps=True) for layer in layers]
     twin = torch.nn.Module()
     twin.convs = torch.nn.ModuleList(convs)
