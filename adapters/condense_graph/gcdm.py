@@ -42,7 +42,7 @@ def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of =
     paper="arXiv:2206.13697",
     title="GCDM-X: match what networks gather around the nodes of a class, on learned nodes without edges",
     form="nodes",
-    settings="published/gcdm.toml",
+    settings="published/gcdm_x.toml",
     protocol="graph",
 )
 def gcdm_x(
