@@ -42,8 +42,11 @@ def cost(recipe: Recipe, source: Source) -> float:
     """Seconds that the network passes of the outer steps take on one core, eagerly, in order of magnitude.
 
     Measured: a pass leaves about a gigabyte of activations behind in a second. Counted are the forward passes of the
-    pairing's real examples and of the epochs that the pool trains for.
+    pairing's real examples and of the epochs that the pool trains for. None where examples come with all the others:
+    such passes are never compiled.
     """
+    if not source.task.form.independent:
+        return 0.0
     nets = [part for part in recipe.walk() if isinstance(part, Net)]
     heaviest = max([activations(net, source.task) for net in nets], default=0)
     asked = max([_whole(part, "n") for part in recipe.walk() if isinstance(part, Pairing)], default=0)

@@ -131,7 +131,7 @@ class NodeSource(Source):
     def measure(
         self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
     ) -> Iterator[Mapping[str, Tensor]]:
-        """All asks in one pass of the network, which computes the whole graph anyway; drawn as `Source.measure` draws."""
+        """All asks in one pass of the network, which computes the whole graph anyway; drawn as by `Source`."""
         batches = [self.draw(ask.n, ask.cls, rng.fold(i)) for i, ask in enumerate(asks)]
         views = [[warp(batch) for warp in ask.warps] or [batch] for ask, batch in zip(asks, batches, strict=True)]
         means = iter(statistic.means(model, [view for some in views for view in some], self.task, live=False))
