@@ -56,7 +56,7 @@ class GivenGraph(NodeData):
         if module is None or not isinstance(value, module.Data):
             return None
         held = {name: value[name] for name in NAMES if isinstance(value.get(name), Tensor)}
-        live = LiveGraph({name: _dense(tensor) for name, tensor in held.items()})
+        live = LiveGraph({name: _copied(tensor) for name, tensor in held.items()})
         return cls(fingerprint=live.fingerprint, live=live)
 
     @model_validator(mode="after")
@@ -82,6 +82,7 @@ class GivenGraph(NodeData):
         return labelled(self.live.arrays, "graph", self.classes, self.features)
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy, so that what is done to the object later changes no run."""
     tensor = tensor.detach().cpu()
-    return tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return tensor.to_copied() if tensor.layout != torch.strided else tensor.clone()

@@ -95,9 +95,7 @@ def _edges(arrays: Mapping[str, Any], n: int, where: str) -> tuple[Tensor, Tenso
     if weights is None and arrays.get("edge_attr") is not None:
         weights = _tensor(arrays["edge_attr"], f"{where} edge_attr")
         if weights.dim() == 2 and weights.shape[1] > 1:
-            text = (
-                f"{where}: edge_attr, {weights.shape[1]} numbers for each edge, is left out: networks take one weight."
-            )
+            text = f"{where}: edge_attr has {weights.shape[1]} numbers an edge and is left out: networks take one."
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             weights = None
     if weights is not None:
