@@ -13,6 +13,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "edge-free"): {"data": "karate"},
     ("data", "folder"): {"path": "somewhere"},
     ("data", "given"): {"fingerprint": "0" * 64},
+    ("data", "given-graph"): {"fingerprint": "0" * 64},
     ("data", "tu"): {"of": "ENZYMES"},
     ("data", "npz"): {"path": "somewhere.npz"},
     ("data", "pyg"): {"path": "somewhere.npz"},

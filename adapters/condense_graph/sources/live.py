@@ -85,4 +85,4 @@ class GivenGraph(NodeData):
 def _copied(tensor: Tensor) -> Tensor:
     """A copy, so that what is done to the object later changes no run."""
     tensor = tensor.detach().cpu()
-    return tensor.to_copied() if tensor.layout != torch.strided else tensor.clone()
+    return tensor.to_dense() if tensor.layout != torch.strided else tensor.clone()
