@@ -331,7 +331,8 @@ def cost(artifact: Artifact, rows: Sequence[Row]) -> Html:
         tiles.append(("to judge", duration(sum(row.seconds for row in rows)), f"{sum(row.n for row in rows)} networks"))
     if memory is not None:
         tiles.append(("peak memory", size(memory), "while condensing"))
-    kinds = ", ".join(f"{kind} {size(n)}" for kind, n in artifact.stored.items() if n)
+    words = {"images": artifact.task.form.noun}
+    kinds = ", ".join(f"{words.get(kind, kind)} {size(n)}" for kind, n in artifact.stored.items() if n)
     tiles.append(("stored", size(stored), kinds))
     if real:
         tiles.append(("fewer examples", times(real / count), f"{count:,} for {real:,}"))

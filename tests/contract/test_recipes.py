@@ -17,6 +17,7 @@ from condense.parts.inits import Noise
 from condense.plugins import registry
 from condense.recipe import Recipe, check_recipe
 from condense.running import Run
+from condense.sizes import taken
 from condense.testing import Sealed, ToyNet, check_method, toy_run, toy_splits, toys
 
 METHODS = {
@@ -68,14 +69,23 @@ def test_a_method_has_a_place_in_the_documentation(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("per_class", [1, 10, 50])
-def test_a_method_is_a_value_that_survives_json(name, per_class):
-    recipe = METHODS[name](per_class=per_class)
+@pytest.mark.parametrize("n", [1, 10, 50])
+def test_a_method_is_a_value_that_survives_json(name, n):
+    method, kinds = METHODS[name], taken(METHODS[name].make)
+    asked, more = [{kind: size for kind in kinds[:1]} for size in (n, n + 1)]
+    recipe = method(**asked)
     again = Recipe.model_validate(recipe.dump())
     assert again == recipe
     assert again.digest() == recipe.digest()
-    assert recipe == METHODS[name](per_class=per_class)
-    assert recipe != METHODS[name](per_class=per_class + 1)
+    assert recipe == method(**asked)
+    assert not kinds or recipe != method(**more)
+    assert not kinds or recipe.budget.asked == asked
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_can_be_made_without_a_word(name):
+    """So that its page can be written, and a random set of any size be made."""
+    assert isinstance(METHODS[name](), Recipe)
 
 
 @pytest.mark.parametrize("name", OF_TENSORS)
@@ -138,8 +148,7 @@ def test_the_published_rows_can_be_set_and_run(name):
 
     method = METHODS[name]
     for row in rows(method):
-        per_class = row.per_class or 10
-        recipe = method(per_class=per_class)
-        for path, value in settings_for(method, row.data or "digits", per_class).settings.items():
+        recipe = method(**row.size.given)
+        for path, value in settings_for(method, row.data or "digits", row.per_class, row.total).settings.items():
             recipe = recipe.set(path, value)
         assert row.embedded or row.accuracy is None or row.source, "a figure without the place where it stands"
