@@ -147,6 +147,25 @@ def test_projection_is_a_product_however_few_features_are_not_0():
     close(torch.autograd.grad(Graph(waiting).project(weight), waiting, up)[0], up @ weight)
 
 
+def test_products_with_few_features_are_differentiable_any_number_of_times():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(300, 9, generator=g, dtype=torch.float64) * (torch.rand(300, 9, generator=g) < 0.05)
+    graph = Graph(x)
+    assert graph.few_features()
+    weight = torch.randn(2, 9, generator=g, dtype=torch.float64).requires_grad_()
+
+    def total(weight):
+        return (graph.project(weight) ** 3).sum()
+
+    assert torch.autograd.gradcheck(total, weight)
+    assert torch.autograd.gradgradcheck(total, weight)
+    plain = torch.func.hessian(lambda weight: ((x @ weight.T) ** 3).sum())(weight.detach())
+    (slope,) = torch.autograd.grad(total(weight), weight, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), weight)
+    torch.testing.assert_close(second, plain.sum((0, 1)))
+    torch.testing.assert_close(torch.func.grad(total)(weight.detach()), slope.detach())
+
+
 # -- what is kept -----------------------------------------------------------------------------------------------------
 
 
