@@ -67,6 +67,12 @@ def test_every_format_gives_the_same_graph(ending, tmp_path):
     assert splits.train.fingerprint == labelled_splits(arrays()).train.fingerprint
 
 
+def test_what_torch_loads_elsewhere_is_as_before(tmp_path):
+    before = set(torch.serialization.get_safe_globals())
+    as_data(f"pyg:{written(tmp_path, '.pt', arrays())}").open()
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
 def test_a_relative_path_becomes_absolute_and_names_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, ".npz", arrays())

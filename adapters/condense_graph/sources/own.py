@@ -79,8 +79,9 @@ def load_safely(path: Path) -> Any:
     """`torch.load` that admits tensors, containers and PyG's classes. Raises `BadData`."""
     module = pyg("data.data")
     classes = [module.Data, module.DataEdgeAttr, module.DataTensorAttr, pyg("data.storage").GlobalStorage]
+    listed = torch.serialization.get_safe_globals()  # PyG lists some itself, and torch would take them off at the end
     try:
-        with torch.serialization.safe_globals(classes):
+        with torch.serialization.safe_globals([cls for cls in classes if cls not in listed]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of the unpickler, the archive, or a class that was handed nonsense
         problem = "holds more than tensors and PyG's own classes, or is damaged"
