@@ -34,7 +34,7 @@ class Joined(Statistic):
 class RelativeError(Distance):
     """|real - synthetic|^2 / |real|^2; `eps` keeps it finite where the real one is 0.
 
-    `mse` in the graph-level code released with DosCond (arXiv:2206.07746), where it is of the joined gradient.
+    `mse` in the code released with DosCond (arXiv:2206.07746; amazon-science/doscond), of the joined gradient.
     """
 
     over: ClassVar = "mean"
