@@ -27,7 +27,8 @@ class Noise(Init):
         form = run.task.form
         generator = run.rng.fold("init").generator()
         blank = form.pack(form.blank(run.task, len(groups)))
-        x = form.unpack({key: torch.randn(value.shape, generator=generator) for key, value in blank.items()})
+        drawn = {key: torch.randn(t.shape, generator=generator) for key, t in blank.items() if t.is_floating_point()}
+        x = form.unpack({**blank, **drawn})  # what is no number of an example (places, sizes) stays as in a blank one
         return Batch(form.to(x, run.device), groups.to(run.device))
 
 
