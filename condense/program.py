@@ -17,7 +17,7 @@ def hint(*words: object) -> str:
 
 
 def option(argument: str) -> str:
-    """The option of this program that stands for an argument: `--total`, or `--nodes`."""
+    """The option of this program that stands for an argument: `--total`, or what a face calls it."""
     return _spelt.get().get(argument, f"--{argument.replace('_', '-')}")
 
 
