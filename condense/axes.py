@@ -246,6 +246,16 @@ class Rule(Component):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """New parameters and new state; nothing is changed in place, and all of it is differentiable."""
 
+    def move(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float
+    ) -> dict[str, Tensor]:
+        """One `update` in place, up to rounding: the new state, which may be the old one overwritten."""
+        with torch.no_grad():
+            updated, after = self.update(params, grads, state, lr)
+            for name, p in params.items():
+                p.copy_(updated[name])
+        return after
+
 
 class Schedule(Component):
     """A number that depends on progress in [0, 1), evaluated on the host. A plain number is a constant schedule."""

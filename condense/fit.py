@@ -157,8 +157,7 @@ class Training(Loop):
         key = self.rng.fold("loss", self.at)
         with seeded(self.rng.fold("global", self.at), data.device):
             value, grads = execution.current().gradients(self.module, loss, batch, data.task, key)
-        updated, self.state = self.fit.rule.update(self.params, grads, self.state, lr)
-        replace_values(self.params, updated)
+        self.state = self.fit.rule.move(self.params, grads, self.state, lr)
         return value
 
     def predict(self, x: Any, form: Form) -> Tensor:
@@ -166,10 +165,10 @@ class Training(Loop):
         return execution.current().logits(self.module, x, form).unsqueeze(0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at, "rule": dict(self.state)}
+        return {"at": self.at, "rule": {name: value.clone() for name, value in self.state.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.at, self.state = state["at"], dict(state["rule"])
+        self.at, self.state = state["at"], {name: value.clone() for name, value in state["rule"].items()}
 
 
 class Crowd(Loop):

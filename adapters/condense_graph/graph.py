@@ -55,7 +55,11 @@ class Graph:
         matrix = self.operator(by)
         if matrix is None:
             return h if by == "gcn" else torch.zeros_like(h)
-        return torch.sparse.mm(matrix, h) if matrix.is_sparse else matrix @ h
+        if not matrix.is_sparse:
+            return matrix @ h
+        rows = self._keep(("operator", by, "rows"), lambda: compressed(matrix), True)
+        columns = self._keep(("operator", by, "columns"), lambda: compressed(matrix.T), True)
+        return product(rows, columns, h)
 
     def operator(self, by: Operator) -> Tensor | None:
         """The matrix of `propagate`, (N, N), sparse COO or dense; None where there are no edges."""

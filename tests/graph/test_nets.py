@@ -208,6 +208,7 @@ def test_settled_graphs_propagate_features_once(monkeypatch):
     monkeypatch.setattr(Graph, "propagate", lambda *_: calls.append(1))
     close(module(NodeView(sparse, torch.tensor([4, 1]))), expected[[4, 1]])
     assert not calls
+    monkeypatch.undo()
     moving = Graph(sparse.x.clone().requires_grad_(), sparse.edges, sparse.weights)
     close(module(NodeView.whole(moving)), expected)
     assert not moving._kept.keys() & {("power", 1), ("power", 2)}, "what waits for a gradient must not be kept"

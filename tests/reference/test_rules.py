@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from condense.axes import Net
+from condense.data import TensorSampler
 from condense.fit import Constant, Fit, schedule
 from condense.parts.rules import SGD, Adam
 from condense.parts.schedules import Cosine, Drops
+from condense.rng import Rng
+from condense.task import Task
 from condense.testing import ToyNet, toy_splits
 
 RULES = [
@@ -85,6 +88,39 @@ def test_two_updates_are_differentiable_through(rule):
     target = torch.tensor([0.2, -0.5, 2.0], dtype=torch.float64, requires_grad=True)
     lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(loss, (target, lr), atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [SGD(), SGD(momentum=0.9, weight_decay=0.01), Adam(eps=1e-3), Adam(weight_decay=0.1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_move_is_an_update_in_place(rule, dtype, turned):
+    """Gradients of any layout in memory: the fused kernel would read them in the order of memory."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"weight": (6, 5), "other": (4, 3), "bias": (5, 1)}
+    params = {name: torch.randn(shape, generator=g, dtype=dtype) for name, shape in shapes.items()}
+    params["other"] = params["other"].T if turned else params["other"]
+    there = {name: p.detach().clone(memory_format=torch.preserve_format) for name, p in params.items()}
+    leaves = {name: p.requires_grad_() for name, p in there.items()}
+    pure, moved = rule.init(params), rule.init(leaves)
+    for step in range(5):
+        grads = {name: torch.randn(*reversed(p.shape), generator=g, dtype=dtype).T for name, p in params.items()}
+        params, pure = rule.update(params, grads, pure, 0.1 / (1 + step))
+        moved = rule.move(leaves, grads, moved, 0.1 / (1 + step))
+        for name, p in params.items():
+            torch.testing.assert_close(leaves[name].detach(), p, rtol=1e-5, atol=1e-6)
+    assert {name: list(value.shape) for name, value in moved.items()} == {k: list(v.shape) for k, v in pure.items()}
+
+
+def test_what_a_training_stored_does_not_move_with_it():
+    data = TensorSampler(Task(classes=("a", "b"), shape=(3,)), torch.randn(8, 3), torch.arange(8) % 2)
+    training = Fit(rule=Adam(), steps=4).begin(torch.nn.Linear(3, 2), Rng(0))
+    training.advance(data, 2)
+    state = training.state_dict()
+    kept = {name: value.clone() for name, value in state["rule"].items()}
+    training.advance(data, 2)
+    training.load_state_dict(state)
+    training.advance(data, 2)
+    assert all(torch.equal(state["rule"][name], value) for name, value in kept.items())
 
 
 def test_sgd_without_momentum_keeps_no_state():

@@ -54,7 +54,7 @@ class Pass:
         if matrix is None:
             return h if by == "gcn" or hops == 0 else torch.zeros_like(h)
         for _ in range(hops):
-            h = torch.sparse.mm(matrix, h) if matrix.is_sparse else matrix @ h
+            h = self.graph.propagate(h, by) if matrix.is_sparse else matrix @ h
         return h
 
     def power(self, hops: int) -> Tensor:
