@@ -21,6 +21,7 @@ from condense.errors import BadData
 from condense.task import Form, Picture, Task
 
 from .graph import Graph
+from .sparse import compressed, from_rows, product
 
 Spread = Literal["gcn", "sum", "mean"]
 Pooling = Literal["mean", "sum"]
@@ -93,11 +94,13 @@ class SparseGraphs(GraphSet):
     """Graphs of any size, side by side in one sparse `graph`, whose nodes are in the order of the graphs.
 
     sizes: (G,) int64, the nodes of each; each has at least one. Edges stay within a graph. Raises `BadData` otherwise
-    (`checked`; taking and joining keep it so).
+    (`checked`; taking and joining keep it so). origin: the set that these graphs were taken from, and where: what
+    follows from edges is cut out of what follows from its. Differentiable in values of nodes, not in weights.
     """
 
-    def __init__(self, graph: Graph, sizes: Tensor) -> None:
-        self.graph, self._sizes = graph, sizes
+    def __init__(self, graph: Graph, sizes: Tensor, origin: tuple[SparseGraphs, Tensor] | None = None) -> None:
+        self.graph, self._sizes, self._origin = graph, sizes, origin
+        self._matrices: dict[Spread, tuple[Tensor, Tensor]] = {}
 
     def checked(self, where: str) -> SparseGraphs:
         """Itself, once it is known to be what it says; `where`: how errors call it."""
@@ -133,14 +136,41 @@ class SparseGraphs(GraphSet):
         return torch.arange(len(self), device=self._sizes.device).repeat_interleave(self._sizes)
 
     def operator(self, by: Spread, transposed: bool = False) -> Callable[[Tensor], Tensor]:
-        matrix = self.graph.operator(by)
-        if matrix is None:
-            return (lambda h: h) if by == "gcn" else torch.zeros_like
-        turned = matrix.t() if transposed else matrix
-        return lambda h: torch.sparse.mm(turned, h)
+        rows, columns = reversed(self.matrices(by)) if transposed else self.matrices(by)
+        return lambda h: product(rows, columns, h)
+
+    def matrices(self, by: Spread) -> tuple[Tensor, Tensor]:
+        """The matrix of `operator` and its transpose, (N, N), compressed by rows; one and the same where symmetric."""
+        if by not in self._matrices:
+            self._matrices[by] = self._made(by) if self._origin is None else self._cut(by)
+        return self._matrices[by]
+
+    def _made(self, by: Spread) -> tuple[Tensor, Tensor]:
+        matrix = Graph(self.x, *self.graph.listed()).operator(by)
+        assert matrix is not None
+        rows, columns = compressed(matrix), compressed(matrix.T)
+        alike = torch.equal(rows.col_indices(), columns.col_indices()) and torch.equal(rows.values(), columns.values())
+        return rows, rows if alike and torch.equal(rows.crow_indices(), columns.crow_indices()) else columns
+
+    def _cut(self, by: Spread) -> tuple[Tensor, Tensor]:
+        assert self._origin is not None
+        whole, index = self._origin
+        (rows, columns), first = whole.matrices(by), starts(whole.sizes)[index]
+        mine = blocks(rows, first, self._sizes)
+        return mine, mine if columns is rows else blocks(columns, first, self._sizes)
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        with torch.no_grad():
+            return self.propagate(self.x)
 
     def spread_features(self) -> Tensor:
-        return self.graph.power(1)
+        if self.x.requires_grad:
+            return self.propagate(self.x)
+        if self._origin is None:
+            return self._spread
+        whole, index = self._origin
+        return whole.spread_features()[ranges(starts(whole.sizes)[index], self._sizes)]
 
     def pool(self, h: Tensor, by: Pooling = "mean") -> Tensor:
         total = h.new_zeros(len(self), h.shape[1]).index_add(0, self.owner, h)
@@ -171,7 +201,7 @@ class SparseGraphs(GraphSet):
         nodes, at = ranges(first_node[index], sizes), ranges(first_edge[index], many)
         shift = (starts(sizes) - first_node[index]).repeat_interleave(many)
         own = None if self.graph.weights is None else weights[at]
-        return SparseGraphs(Graph(self.x[nodes], edges[:, at] + shift, own), sizes)
+        return SparseGraphs(Graph(self.x[nodes], edges[:, at] + shift, own), sizes, (self, index))
 
     def sparse(self) -> SparseGraphs:
         return self
@@ -287,6 +317,16 @@ def ranges(first: Tensor, sizes: Tensor) -> Tensor:
     """first[0], first[0] + 1, ... (sizes[0] numbers), first[1], ...: (sum of sizes,) int64."""
     shift = (first - starts(sizes)).repeat_interleave(sizes)
     return torch.arange(len(shift), device=first.device) + shift
+
+
+def blocks(matrix: Tensor, first: Tensor, sizes: Tensor) -> Tensor:
+    """Diagonal blocks of a compressed matrix, side by side: they begin at `first` and have these `sizes`, (k,) each."""
+    begin = matrix.crow_indices()
+    rows, count = ranges(first, sizes), begin[first + sizes] - begin[first]
+    at = ranges(begin[first], count)
+    columns = matrix.col_indices()[at] + (starts(sizes) - first).repeat_interleave(count)
+    ends = (begin[rows + 1] - begin[rows]).cumsum(0)
+    return from_rows(torch.cat([ends.new_zeros(1), ends]), columns, matrix.values()[at])
 
 
 @final

@@ -22,6 +22,14 @@ def compressed(x: Tensor) -> Tensor:
         return x.detach().to_sparse_csr()  # type: ignore[no-any-return, no-untyped-call]
 
 
+def from_rows(begin: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """A square compressed matrix: row i has the entries begin[i] .. begin[i + 1] - 1. Nothing is checked."""
+    size = (len(begin) - 1, len(begin) - 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(begin, columns, values, size, check_invariants=False)
+
+
 def product(rows: Tensor, columns: Tensor, h: Tensor) -> Tensor:
     """rows @ h, (N, F) for h (D, F); rows: (N, D) and columns, its transpose, compressed."""
     if not torch.is_grad_enabled():

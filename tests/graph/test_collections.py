@@ -250,3 +250,20 @@ def test_networks_refuse_what_is_no_set_of_graphs():
         GraphGCN().build(Task(classes=("a", "b"), shape=(4,), form=Nodes()))
     with torch.device("meta"):
         assert GIN().build(TASK)(FORM.blank(TASK, 2)).shape == (2, 3)
+
+
+def test_what_a_part_cuts_out_of_the_whole_is_what_it_would_make_itself():
+    graphs = graphs_of(some(9))
+    one_way = graphs.graph.edges[:, graphs.graph.edges[0] < graphs.graph.edges[1]]
+    index = torch.tensor([7, 0, 3, 8])
+    for whole in (graphs, SparseGraphs(Graph(graphs.x, one_way), graphs.sizes)):
+        part = whole.take(index).take(torch.tensor([2, 0, 1]))
+        alone = SparseGraphs(part.graph, part.sizes)
+        assert (part.matrices("sum")[0] is part.matrices("sum")[1]) == (whole is graphs)
+        for by in ("gcn", "sum", "mean"):
+            for transposed in (False, True):
+                expected = alone.propagate(part.x, by, transposed)
+                torch.testing.assert_close(part.propagate(part.x, by, transposed), expected)
+        torch.testing.assert_close(part.spread_features(), alone.propagate(part.x))
+        dense = alone.graph.operator("sum").to_dense()
+        torch.testing.assert_close(part.propagate(part.x, "sum", transposed=True), dense.T @ part.x)
