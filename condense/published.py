@@ -9,7 +9,7 @@ import importlib.resources
 import tomllib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .component import bad_value
 from .recipe import Published
@@ -22,8 +22,9 @@ class Row(BaseModel):
     per_class, total: the size that the row is about, of each class or in all; of a data set's rows the first that says
     one says the usual size, for a method without a default of its own.
     settings, judging: overrides by dotted path, of the recipe and of the protocol. accuracy, std: per cent, as
-    published. source: where the figure or the setting stands. embedded: a setting of our own for the embedded data,
-    not the paper's. turn: `condense reproduce` runs rows of lower turns first.
+    published. In settings the text "null" is None, which TOML cannot say. source: where the figure or the setting
+    stands. embedded: a setting of our own for the embedded data, not the paper's. turn: `condense reproduce` runs rows
+    of lower turns first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,11 @@ class Row(BaseModel):
     note: str = ""
     embedded: bool = False
     turn: int = Field(default=9, ge=1)
+
+    @field_validator("settings")
+    @classmethod
+    def _nothing(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        return {path: None if value == "null" else value for path, value in settings.items()}
 
     @property
     def size(self) -> Size:

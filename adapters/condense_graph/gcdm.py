@@ -34,7 +34,7 @@ def by_means(total: int | None, ratio: float | None, of: sizes.Of, epochs: int, 
     settings="published/gcdm.toml",
     protocol="graph",
 )
-def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 600) -> Recipe:
+def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 200) -> Recipe:
     return by_means(total, ratio, of, epochs, PairMLP())
 
 
@@ -46,7 +46,7 @@ def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of =
     protocol="graph",
 )
 def gcdm_x(
-    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 600
+    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 200
 ) -> Recipe:
     return by_means(total, ratio, of, epochs, None)
 

@@ -19,6 +19,7 @@ from condense.parts.inits import Herding, KCenter, Noise, Real
 from condense.parts.matching import ClassWise, Gradient, Matching, MeanFeature
 from condense.parts.pools import Fresh
 from condense.parts.rules import Adam
+from condense.parts.selections import OnValidation
 from condense.plugins import registry
 from condense.published import rows, settings_for
 from condense.recipe import Recipe, check_recipe
@@ -47,6 +48,15 @@ def method(name, **settings) -> Recipe:
     if name != "whole":
         settings = {"total": 7, **settings}
     return registry().recipe(name, "nodes")(**settings)
+
+
+def settled(name, data, total) -> Recipe:
+    """The recipe with its published settings for this data."""
+    published = registry().recipe(name, "nodes")
+    recipe = published(total=total)
+    for path, value in settings_for(published, data, None, total).settings.items():
+        recipe = recipe.set(path, value)
+    return recipe
 
 
 def small(name, steps=3, **settings) -> Recipe:
@@ -78,7 +88,25 @@ def test_gcond_is_what_its_code_runs():
         net=SGC(hops=2, layers=1), turns=20, inner=Fit(rule=Adam(weight_decay=0.0), lr=0.01, steps=15, batch=None)
     )
     assert recipe.parameterization.structure == PairMLP(hidden=128, threshold=0.05)
-    assert (recipe.init, recipe.outer.steps) == (Real(), 600 * 20)
+    assert recipe.init == Real()
+
+
+@pytest.mark.parametrize("data", ["cora", "citeseer"])
+def test_published_settings_are_those_of_the_script(data):
+    """--lr_feat=1e-4 --lr_adj=1e-4 --epoch=600, and the set after the last epoch."""
+    recipe = settled("gcond", data, 70)
+    rates = {group.role: group.lr for group in recipe.outer.groups}
+    assert rates == {"features": 1e-4, "structure": 1e-4}
+    assert (recipe.outer.steps, recipe.selection, recipe.parameterization.relative) == (600 * 20, None, False)
+    assert recipe.parameterization.structure == PairMLP(hidden=128, threshold=0.05, start=0.0)
+
+
+def test_the_default_releases_what_validation_likes_best():
+    for name in LEARNED:
+        assert method(name).selection == OnValidation(
+            net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=10, repeats=2
+        )
+    assert all(method(name).selection is None for name in CHOSEN)
 
 
 def test_structure_and_features_move_in_the_epochs_in_which_the_code_moves_them():
@@ -147,10 +175,7 @@ def test_published_rates_are_absolute_and_phases_follow_the_turns():
     for name in ("gcond", "doscond"):
         published = registry().recipe(name, "nodes")
         for data in {row.data for row in rows(published) if row.settings}:
-            recipe = published(total=70)
-            settings = settings_for(published, data, None, 70).settings
-            for path, value in settings.items():
-                recipe = recipe.set(path, value)
+            recipe, settings = settled(name, data, 70), settings_for(published, data, None, 70).settings
             assert recipe.parameterization.relative == ("outer.groups.0.lr" not in settings), data
             turns, outer = recipe.pool.turns, recipe.outer
             cycle = (outer.group("structure").every, outer.group("structure").span, outer.group("features").span)
@@ -341,7 +366,7 @@ def test_networks_train_on_the_graph_as_it_is_now_and_not_after_their_last_turn(
 
     monkeypatch.setattr(Fit.begin.__globals__["Training"], "advance", spy)
     recipe = method("gcond").rewrite(PairMLP, lambda mlp: mlp.with_(hidden=8))
-    condense(toy_run(recipe.with_(outer=recipe.outer.with_(steps=40)), sbm()))
+    condense(toy_run(recipe.with_(outer=recipe.outer.with_(steps=40), selection=None), sbm()))
     assert [steps for steps, _ in seen] == [15] * 38
     assert not torch.equal(seen[0][1], seen[1][1])
 

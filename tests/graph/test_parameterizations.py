@@ -176,6 +176,14 @@ def test_gradients_reach_features_and_structure_through_a_kept_decoding():
     assert all(float(p.grad.abs().sum()) > 0 for p in (syn.features, syn.edges.first, syn.edges.third))
 
 
+def test_a_generator_can_start_from_few_edges():
+    sparse, half = (
+        filled(FreeNodes(structure=PairMLP(hidden=8, start=start)), sbm())[0].decode(None, Rng(0)).x.graph.adj.detach()
+        for start in (-4.0, 0.0)
+    )
+    torch.testing.assert_close(torch.logit(sparse[0, 1:]), torch.logit(half[0, 1:]) - 4)
+
+
 def test_items_of_a_free_set_are_views_of_one_graph():
     syn, _ = filled(FreeNodes(structure=PairMLP(hidden=8)), sbm())
     some = syn.decode(torch.tensor([4, 1]), Rng(0))
