@@ -284,6 +284,11 @@ class Data(Component):
         """How the data is called in folder names, tables and reports."""
         return self.name
 
+    @property
+    def published_as(self) -> str:
+        """What published rows call it: its name, and where many sets share that, what comes after it."""
+        return self.name
+
 
 def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:
     """Refuse what no method can use: no rows, not one label for each, labels out of range, NaN, infinity."""

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 CLASSES = 20  # classes whose images are shown
 IMAGES = 50  # images of each class that are shown
 POINTS = 300  # points of a curve
+WHICH = {
+    False: "Of the weights at the end of the training.",
+    True: "Of the weights that validation chose, where there is a last: that is of those at the end of the training.",
+}
 
 
 def report_page(artifact: Artifact, report: Report, drawings: Sequence[Picture] = ()) -> str:
@@ -270,9 +274,11 @@ def accuracies(artifact: Artifact, rows: Sequence[Row]) -> Html | None:
     """Every number with its protocol, n, seeds and hardware."""
     if not rows:
         return None
-    heads = ("trained on", "network", "accuracy, %", "best, %", "n", "seed", "protocol", "time", "hardware")
+    chosen = any(row.last is not None for row in rows)
+    heads = ("trained on", "network", "accuracy, %", *(["last, %"] if chosen else []), "best, %", "n", "seed")
+    heads += ("protocol", "time", "hardware")
     note = (
-        f"Accuracy on the {rows[0].split} split at the end of the training, mean ± standard deviation over n networks. "
+        f"Accuracy on the {rows[0].split} split, mean ± standard deviation over n networks. {WHICH[chosen]} "
         "Best: the mean of the highest points of the networks' curves, which flatters. Network i is made by the key "
         "(seed, network, i). Time: the sum over the n networks."
     )
@@ -280,7 +286,7 @@ def accuracies(artifact: Artifact, rows: Sequence[Row]) -> Html | None:
         "table",
         tag("caption", f"Accuracy on the {rows[0].split} {rows[0].noun}"),
         tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *(_table_row(row) for row in rows)),
+        tag("tbody", *(_table_row(row, chosen) for row in rows)),
     )
     rules = artifact.plan.protocol
     details = tag("details", tag("summary", "The protocol as data"), _json(rules.dump())) if rules else None
@@ -288,7 +294,7 @@ def accuracies(artifact: Artifact, rows: Sequence[Row]) -> Html | None:
     return tag("section", tag("h2", "Accuracy"), scrolled, tag("p", note, class_="note"), _published(artifact), details)
 
 
-def _table_row(row: Row) -> Html:
+def _table_row(row: Row, chosen: bool) -> Html:
     def figure(text: Any) -> Html:
         return tag("td", text, class_="num")
 
@@ -297,6 +303,7 @@ def _table_row(row: Row) -> Html:
         tag("th", tag("i", class_=row.kind), called(row), scope="row"),
         tag("td", row.net),
         figure(percent(row)),
+        *([figure("" if row.last is None else f"{100 * row.last:.1f}")] if chosen else []),
         figure(f"{100 * row.best:.1f}"),
         figure(row.n),
         figure(row.seed),
@@ -312,7 +319,7 @@ def _published(artifact: Artifact) -> Html | None:
 
     data, size = artifact.plan.data, Size(**artifact.recipe.budget.asked)
     method = registry().recipes(data.form).get(artifact.plan.method)
-    row = settings_for(method[0], data.label, size.per_class, size.total) if method else None
+    row = settings_for(method[0], data.published_as, size.per_class, size.total) if method else None
     if row is None or row.accuracy is None:
         return None
     spread = f" ± {row.std:g}" if row.std is not None else ""

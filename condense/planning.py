@@ -59,8 +59,8 @@ def plan(
         name, recipe, row, rules = "custom", method, Row(), "vico"
     else:
         name, found = method, method_for(method, where)
-        size = settled_size(name, found, where.name, size)
-        row = settings_for(found, where.name, size.per_class, size.total, plain=not published)
+        size = settled_size(name, found, where.published_as, size)
+        row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
     judged = checked(lambda: member(Protocol, protocol or rules), "protocol")

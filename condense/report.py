@@ -74,6 +74,12 @@ class Row(BaseModel):
         return math.fsum(self.bests) / self.n
 
     @property
+    def last(self) -> float | None:
+        """The mean over the networks at the end of their training, where the headline is of weights chosen before."""
+        found = self.numbers.get(f"last-{self.metric}")
+        return math.fsum(found) / self.n if found else None
+
+    @property
     def headline(self) -> str:
         """In per cent, as `52.1 +- 0.4 (n=5)`."""
         return f"{100 * self.mean:.1f} +- {100 * self.std:.1f} (n={self.n})"

@@ -143,10 +143,12 @@ def accuracy_table(report: Report) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in ("trained on", "network"):
         table.add_column(name, no_wrap=name == "trained on")
-    for name in (noun, "accuracy, %", "n"):
+    chosen = any(row.last is not None for row in rows)
+    for name in (noun, "accuracy, %", *(["last, %"] if chosen else []), "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, (called(row), row.net, f"{row.images:,}", percent(row), str(row.n))))
+        last = ["" if row.last is None else f"{100 * row.last:.1f}"] if chosen else []
+        table.add_row(*map(Text, (called(row), row.net, f"{row.images:,}", percent(row), *last, str(row.n))))
     return table
 
 

@@ -82,6 +82,10 @@ class TU(TUSet):
     def label(self) -> str:
         return f"tu-{self.of.lower()}"
 
+    @property
+    def published_as(self) -> str:
+        return f"tu:{self.of}"
+
 
 class Named(TUSet):
     """Abstract: a set that has a name of its own here."""

@@ -28,7 +28,8 @@ JUDGED = ("--repeats", "1", "--set", "protocol.nets.0.width=4", "--set", "protoc
 RUN = ("run", "dm", *SMALL, *JUDGED)
 
 SPELLING = {
-    "run": "--data --per-class --total --ratio --of --seed --steps --device --set --plain --with --net --protocol --nets --repeats --out --minutes"
+    "run": "--data --per-class --total --ratio --of --seed --steps --device --set --plain --with --net --protocol"
+    " --nets --repeats --out --minutes"
     " --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
     "resume": "--minutes --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
     "eval": "--data --nets --repeats --protocol --set --seed --random --full --normalised --device --data-root --json",
@@ -315,7 +316,7 @@ def test_plugins_add_commands_and_a_failing_one_stops_no_other():
 REFUSALS = [
     (("run", "dmm"), 2, "recipe", ("Did you mean dm?",)),
     (("show", "dmm"), 2, "recipe", ("dc, dm, dsa",)),
-    (("run", "dm", "--data", "digit"), 2, "data", ("Did you mean digits?",)),
+    (("run", "dm", "--data", "digit"), 2, "data", ("Did you mean digits",)),
     (("run", "dm", "--net", "convnet"), 2, "net", ("conv-net",)),
     (("run", "dm", "--nets", "mlp,resnet"), 2, "net", ("resnet18",)),
     (("run", "dm", "--protocol", "vicoo"), 2, "protocol", ("vico",)),

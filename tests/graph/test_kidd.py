@@ -250,7 +250,7 @@ def test_tensors_are_refused(method):
 def test_published_settings_fit_the_recipe(method):
     found = rows(method)
     assert {row.data for row in found} == {
-        *("ogbg-molbace", "ogbg-molbbbp", "ogbg-molhiv", "dd", "proteins", "nci1", "tu-nci109"),
+        *("ogbg-molbace", "ogbg-molbbbp", "ogbg-molhiv", "dd", "proteins", "nci1", "tu:NCI109"),
     }
     for row in found:
         recipe = method(per_class=row.per_class or 10)
