@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NODES = 300  # nodes of one drawing: of a larger graph those of the largest degree
 SMALL = 60  # the same, of one graph among several
-EDGES = 4  # edges that are drawn, for each node: the heaviest
+EDGES, FEW = 3, 4  # of a graph with more edges than FEW a node, those that are the heaviest of a node
 CELLS = 500  # rows of an adjacency picture
 COLUMNS, ROWS = 8, 10  # graphs of a class, classes
 NAMES = 20  # class names of a legend
@@ -59,16 +59,18 @@ def by_edges(joined: tuple[Array, Array], y: Array, classes: Sequence[str]) -> P
     pairs, weights = joined
     kept = most_joined(pairs, weights, len(y), NODES)
     pairs, weights = within(pairs, weights, kept)
-    drawn = np.argsort(-weights, kind="stable")[: EDGES * len(kept)]
+    drawn = heaviest(pairs, weights, len(kept))
     place = laid_out(len(kept), pairs[drawn], weights[drawn], y[kept])
-    figure, axes = _blank(7.6, 5.2)
+    figure, axes = _blank(6.4, 5.8)
     _edges(axes, place, pairs[drawn], weights[drawn])
     _nodes(axes, place, y[kept], classes, size=min(70, max(12, 6000 / len(kept))))
     said = [f"Each point is a node, coloured by its class; {_width(weights)}"]
     if len(kept) < len(y):
         said.append(f"Shown are the {len(kept):,} of {len(y):,} nodes with the heaviest edges.")
     if len(drawn) < len(pairs):
-        said.append(f"Of {len(pairs):,} edges between them, the {len(drawn):,} heaviest are drawn.")
+        said.append(
+            f"Of {len(pairs):,} edges between them {len(drawn):,} are drawn: the {EDGES} heaviest of each node."
+        )
     return Picture("graph", _png(figure), " ".join(said))
 
 
@@ -79,7 +81,7 @@ def _width(weights: Array) -> str:
 def by_features(x: Array, y: Array, classes: Sequence[str]) -> Picture:
     """Nodes without edges, (N, D): by the two directions in which their features differ most."""
     kept = np.arange(len(x))[:: -(-len(x) // NODES)]
-    figure, axes = _blank(7.6, 5.2)
+    figure, axes = _blank(6.4, 5.8)
     _nodes(axes, principal(x)[kept], y[kept], classes, size=45)
     said = (
         "Each point is a node, coloured by its class. The set has no edges: nodes lie by the two principal "
@@ -113,17 +115,27 @@ def within(pairs: Array, weights: Array, nodes: Array) -> tuple[Array, Array]:
     return np.searchsorted(nodes, pairs[inside]), weights[inside]
 
 
+def heaviest(pairs: Array, weights: Array, n: int) -> Array:
+    """The edges to draw, heaviest first: all, or those among the `EDGES` heaviest of one of their two nodes."""
+    if len(pairs) <= FEW * n:
+        return np.argsort(-weights, kind="stable")
+    seen, kept = np.zeros(n, dtype=np.int64), []
+    for edge in np.argsort(-weights, kind="stable"):
+        if (seen[pairs[edge]] < EDGES).any():
+            kept.append(edge)
+        seen[pairs[edge]] += 1
+    return np.array(kept, dtype=np.int64)
+
+
 def laid_out(n: int, pairs: Array, weights: Array, groups: Array) -> Array:
     """Places (n, 2): springs along the edges, and weak ones that keep a group together. Seeded."""
     import networkx
 
     graph = networkx.Graph()
     graph.add_nodes_from(range(n))
-    heaviest = max(float(weights.max(initial=0)), 1e-12)
-    graph.add_weighted_edges_from(
-        (int(a), int(b), float(w) / heaviest) for (a, b), w in zip(pairs, weights, strict=True)
-    )
-    graph.add_weighted_edges_from((i, f"group {group}", 0.15) for i, group in enumerate(groups))
+    pull = 0.4 + 0.6 * weights / max(float(weights.max(initial=0)), 1e-12)
+    graph.add_weighted_edges_from((int(a), int(b), float(w)) for (a, b), w in zip(pairs, pull, strict=True))
+    graph.add_weighted_edges_from((i, f"group {group}", 0.3) for i, group in enumerate(groups))
     angle = 2 * np.pi * groups / max(1, groups.max(initial=0) + 1)
     noise = np.random.default_rng(0).normal(size=(n, 2))
     start: dict[Any, Array] = {
@@ -149,7 +161,7 @@ def adjacency(joined: tuple[Array, Array], y: Array, classes: Sequence[str]) -> 
     for a, b in (pairs.T, pairs.T[::-1]):
         np.add.at(cells, (place[a] // step, place[b] // step), weights)
     edges_at = np.searchsorted(y[order], np.arange(len(classes) + 1)) / step
-    figure, axes = _blank(5.4, 5.2)
+    figure, axes = _blank(6.0, 5.8)
     axes.set_axis_on()
     axes.imshow(cells / step**2, cmap="Blues", vmin=0, interpolation="nearest", extent=(0, side, side, 0))
     for at in edges_at[1:-1]:
@@ -200,7 +212,7 @@ def _said_of_graphs(rows: Sequence[tuple[int, Array]], across: int, parts: int) 
     if len(rows) > ROWS or max(len(found) for _, found in rows) > across:
         said.append(f"Shown: at most {across} graphs of each of {min(ROWS, len(rows))} classes.")
     if parts:
-        said.append(f"Of graphs with more than {SMALL} nodes, those with the heaviest edges are drawn.")
+        said.append(f"Of graphs with more than {SMALL} nodes or many edges, those of most weight are drawn.")
     return " ".join(said)
 
 
@@ -212,13 +224,13 @@ def _one_graph(axes: Any, joined: tuple[Array, Array], kinds: Array, first: int,
     pairs, weights = within(*joined, nodes)
     kept = most_joined(pairs, weights, len(nodes), SMALL)
     pairs, weights = within(pairs, weights, kept)
-    drawn = np.argsort(-weights, kind="stable")[: EDGES * len(kept)]
+    drawn = heaviest(pairs, weights, len(kept))
     place = laid_out(len(kept), pairs[drawn], weights[drawn], np.zeros(len(kept), dtype=np.int64))
     _edges(axes, place, pairs[drawn], weights[drawn])
     colours = colormaps["tab20"](kinds[nodes[kept]] % 20)
     axes.scatter(*place.T, s=14, c=colours, linewidths=0, zorder=2)
     axes.set_aspect("equal")
-    return len(kept) < len(nodes)
+    return len(kept) < len(nodes) or len(drawn) < len(pairs)
 
 
 # -- ink ------------------------------------------------------------------------------------------------------------
@@ -236,12 +248,13 @@ def _nodes(axes: Any, place: Array, y: Array, classes: Sequence[str], size: floa
     present = [c for c in range(len(classes)) if (y == c).any()]
     for c in present:
         mine = place[y == c]
-        name = _short(classes[c], 24) if len(present) <= NAMES else None
+        name = _short(classes[c], 22) if len(present) <= NAMES else None
         axes.scatter(
             *mine.T, s=size, color=colour(c, len(classes)), edgecolors=PAPER, linewidths=0.5, label=name, zorder=2
         )
     if len(present) <= NAMES:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8, labelcolor=INK)
+        how = {"loc": "upper center", "ncols": min(3, len(present)), "frameon": False, "labelcolor": INK}
+        axes.legend(bbox_to_anchor=(0.5, 0.0), fontsize=9, handletextpad=0.2, columnspacing=1.2, **how)
 
 
 def colour(cls: int, of: int) -> Any:
