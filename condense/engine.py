@@ -242,11 +242,11 @@ class Updates:
                 rates, before = schedule(group.lr), (step.index - 1) / max(1, self.outer.steps)
                 if rates.restarts(before, step.progress):
                     self.state[role] = group.rule.init(named)
-                new, state = group.rule.update(moving, grads, self.state[role], rates.value(step.progress))
+                state = group.rule.move(moving, grads, self.state[role], rates.value(step.progress))
                 self.state[role] = {**self.state[role], **state}
-                with torch.no_grad():
-                    for key, value in new.items():
-                        named[key].copy_(value.clamp(*group.bounds) if group.bounds != (None, None) else value)
+                if group.bounds != (None, None):
+                    for value in moving.values():
+                        value.clamp_(*group.bounds)
             for parameter in named.values():
                 parameter.grad = None
 
