@@ -84,6 +84,7 @@ class Adam(Rule):
         how |= {"weight_decay": self.weight_decay, "amsgrad": False, "maximize": False, "fused": True}
         with torch.no_grad():
             adam(list(params.values()), same, first, second, [], count, **how)
+        torch.autograd.graph.increment_version(list(params.values()))  # the fused kernel does not say that it wrote
         return dict(state)
 
 
