@@ -7,14 +7,18 @@ differ, the code is followed: the distance of two gradients, all parameters join
 real one's squared length; the sparsity term counts 0.1; padding is nodes like the others; both optimisers are made
 again after step 400, numbered from 0, with a tenth of their rates.
 
+The code releases the last set; our default releases the one of ten along the way on which networks do best on
+validation examples. Its rate of edges goes from 0.01 to 2 by data set; ours, for any, is 0.1.
+
 Not followed: the code matches all classes jointly on ogbg-molbace, adds a norm of propagated features on ogbg-molhiv,
 and has one output with a binary cross-entropy on ogbg sets, where we have two and their cross-entropy.
 """
 
 from __future__ import annotations
 
-from condense.axes import Augment, Preprocess
+from condense.axes import Augment, Preprocess, Selection
 from condense.component import named
+from condense.fit import Fit
 from condense.hookspecs import hookimpl
 from condense.parts.budgets import PerClass
 from condense.parts.joined import Joined, RelativeError
@@ -23,6 +27,7 @@ from condense.parts.matching import ClassWise, Gradient, Matching
 from condense.parts.pools import Fresh
 from condense.parts.rules import Adam
 from condense.parts.schedules import Drops
+from condense.parts.selections import OnValidation
 from condense.parts.sums import Sum
 from condense.recipe import Group, Outer, Published, Recipe, published
 
@@ -35,6 +40,12 @@ RESTART = 401 / 1000  # of all steps: the first one at a tenth of the rates
 def moving(role: str, lr: float) -> Group:
     """Adam for the parameters of a role, made again with a tenth of the rate."""
     return Group(role=role, rule=Adam(), lr=Drops(start=lr, at=(RESTART,), factor=0.1, restart=True))
+
+
+def chosen() -> Selection:
+    """Two networks, briefly trained, look at ten sets."""
+    fit = Fit(rule=Adam(), lr=Drops(start=0.003, at=(0.5,), factor=0.1, restart=True), steps=300, batch=128)
+    return OnValidation(net=GraphGCN(), fit=fit)
 
 
 @published(
@@ -55,7 +66,8 @@ def doscond(*, per_class: int = 10, iterations: int = 1000) -> Recipe:
         labels=Hard(),
         augment=named(Augment, "none"),
         preprocess=named(Preprocess, "node-features"),
-        outer=Outer(steps=iterations, groups=(moving("features", 0.01), moving("structure", 1.0))),
+        outer=Outer(steps=iterations, groups=(moving("features", 0.01), moving("structure", 0.1))),
+        selection=chosen(),
     )
 
 
