@@ -46,7 +46,8 @@ def run(
     """
     limits = asked_limits(minutes, checkpoint_every)
     settled = plan(method, **planned)
-    folder = Path(out) if out is not None else default_folder(settled)
+    plain = not planned.get("published", True)
+    folder = Path(out) if out is not None else default_folder(settled, plain=plain)
     return carry_out(settled, folder, observers=observers, limits=limits)
 
 
@@ -83,9 +84,10 @@ def asked_limits(minutes: float | None, checkpoint_every: int | None) -> Limits:
     return Limits(minutes=minutes, steps=checkpoint_every)
 
 
-def default_folder(settled: Plan) -> Path:
+def default_folder(settled: Plan, *, plain: bool = False) -> Path:
+    """`runs/NAME-SET-N-SEED`, and `-plain` after it for a plan without the settings published for the set."""
     size = Size(**settled.recipe.budget.asked).label
-    return Path("runs") / f"{settled.method}-{settled.data.label}-{size}-{settled.seed}"
+    return Path("runs") / f"{settled.method}-{settled.data.label}-{size}-{settled.seed}{'-plain' if plain else ''}"
 
 
 def stored_plan(folder: Path) -> Plan:

@@ -176,7 +176,7 @@ def run(
     size = {"per_class": per_class, "total": total, "ratio": ratio, "of": of}
     with _reading_from(data_root):
         settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **size, **asked)
-        folder = out or default_folder(settled)
+        folder = out or default_folder(settled, plain=plain)
         limits = asked_limits(minutes, checkpoint_every)
         _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
 

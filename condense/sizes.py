@@ -66,7 +66,7 @@ def asked_size(per_class: int | None, total: int | None, ratio: float | None, of
     if of not in ("train", "all"):
         raise BadValue("of", of, "is nothing that a ratio can be a share of", "Use train or all.")
     if of != "train" and ratio is None:
-        raise BadValue("of", of, "says of what a ratio is a share, and none is given", "Give --ratio, too.")
+        raise BadValue("of", of, "says of what a ratio is a share, and none is given", f"Give {option('ratio')}, too.")
     return size
 
 

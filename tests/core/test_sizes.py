@@ -268,6 +268,8 @@ def test_folders_are_named_by_the_size():
     found = [api.default_folder(plan(**asked)).name for asked in ({"total": 7}, {"ratio": 0.1}, {})]
     assert found == ["knit-toy-meshes-7-0", "knit-toy-meshes-0.1-0", "knit-toy-meshes-7-0"]
     assert api.default_folder(plan(ratio=0.1, of="all")).name == "knit-toy-meshes-0.1-all-0"
+    made = [api.run("knit", data="toy-meshes", total=7, steps=0, published=asked).path.name for asked in (True, False)]
+    assert made == ["knit-toy-meshes-7-0", "knit-toy-meshes-7-0-plain"]
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
