@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +22,7 @@ from condense_graph.cli import FACE
 
 APP = FACE.app()
 JUDGED = ("--repeats", "1", "--set", "protocol.steps=20")
-LEARN = ("run", "gcond", "--steps", "3")
+LEARN = ("run", "gcond", "--steps", "3", "--set", "selection=null")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_a_pause_and_an_unfinished_run_say_how_this_program_goes_on(place):
 
 
 def test_json_is_one_object(place):
-    found = json.loads(call("run", "gcond", "--steps", "3", *JUDGED, "--json").stdout)
+    found = json.loads(call(*LEARN, *JUDGED, "--json").stdout)
     assert (found["data"], found["images"], found["noun"]) == ("karate", 4, "nodes")
     assert {row["kind"] for row in found["rows"]} == {"condensed", "random", "full"}
 
@@ -219,3 +221,39 @@ def test_without_torch_geometric_a_sentence_says_what_to_install_and_the_rest_wo
     assert call("show", "gcond").exit_code == 0
     with pytest.raises(BadValue, match="condense-kit"):
         condense_graph.to_pyg("runs/gcond-karate-4-0")
+
+
+# -- what is written ------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/graphs.md")
+LINES = [
+    shlex.split(line, comments=True)[1:]
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("condense-graph ")
+]
+
+
+@pytest.mark.parametrize("words", LINES, ids=" ".join)
+def test_the_commands_of_the_pages_can_be_typed(words):
+    known = options(APP)[words[0]]
+    assert {word for word in words if word.startswith("--")} <= known
+    if words[0] == "run":  # what it asks for can be planned, on data that need not be there
+        done = call("show", *words[1:])
+        assert done.exit_code == 0, done.output
+
+
+def test_the_code_of_the_pages_runs(place):
+    """But for its steps: an image method's objective condenses a graph."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/graphs.md").read_text(), flags=re.DOTALL)
+    mixed = next(block for block in blocks if "registry" in block)
+    assert "steps=100" in mixed
+    names: dict[str, object] = {}
+    exec(mixed.replace("steps=100", "steps=2"), names)
+    assert len(load("runs/mixed").sampler()) == 4
+    assert names["mixed"].objective == names["dm"].objective
+    (opening,) = [block for block in blocks if "to_pyg" in block]
+    exec(opening, names)
+    assert names["data"].num_nodes == 4
