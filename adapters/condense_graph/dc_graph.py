@@ -25,21 +25,21 @@ from .graph import Graph, NodeView
 class EdgeFree(Statistic):
     """A statistic of nodes that are seen alone, without their edges and neighbours."""
 
-    of: Statistic
+    statistic: Statistic
 
     def rows(self, model: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
-        return self.of.rows(model, alone(batch), task)
+        return self.statistic.rows(model, alone(batch), task)
 
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
-        return self.of.mean(model, alone(batch), task, live=live)
+        return self.statistic.mean(model, alone(batch), task, live=live)
 
     def means(
         self, model: nn.Module, batches: Sequence[Batch], task: Task, *, live: bool
     ) -> Sequence[Mapping[str, Tensor]]:
-        return self.of.means(model, [alone(batch) for batch in batches], task, live=live)
+        return self.statistic.means(model, [alone(batch) for batch in batches], task, live=live)
 
     def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self.of.finish(mean)
+        return self.statistic.finish(mean)
 
 
 def alone(batch: Batch) -> Batch:
@@ -59,7 +59,7 @@ def dc_graph(
     *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 100
 ) -> Recipe:
     recipe = gcond_x.make(total=total, ratio=ratio, of=of, epochs=epochs)
-    return recipe.rewrite(Statistic, lambda statistic: EdgeFree(of=statistic))
+    return recipe.rewrite(Statistic, lambda statistic: EdgeFree(statistic=statistic))
 
 
 @hookimpl

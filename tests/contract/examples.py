@@ -31,6 +31,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
         "weights": [1.0, 0.5],
     },
     ("pool", "fresh"): {"net": {"name": "conv-net", "depth": 2}},
+    ("statistic", "edge-free"): {"statistic": "gradient"},
     ("statistic", "joined"): {"statistic": "gradient"},
     ("selection", "on-validation"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
     ("schedule", "constant"): {"at": 0.5},

@@ -122,7 +122,7 @@ def test_structure_and_features_move_in_the_epochs_in_which_the_code_moves_them(
 def test_the_other_methods_differ_from_gcond_in_what_their_papers_say():
     gcond, gcond_x, dos = method("gcond"), method("gcond-x"), method("doscond")
     assert gcond_x == gcond.with_(parameterization=FreeNodes(), outer=gcond_x.outer)
-    assert method("dc-graph") == gcond_x.rewrite(Statistic, lambda statistic: EdgeFree(of=statistic))
+    assert method("dc-graph") == gcond_x.rewrite(Statistic, lambda statistic: EdgeFree(statistic=statistic))
     assert (dos.pool.turns, dos.pool.inner, dos.objective.distance) == (1, None, SquaredError())
     assert dos.objective.with_(distance=RowCosine()) == gcond.objective
     assert method("doscond", edges="sampled").parameterization.structure == SampledEdges()
@@ -247,7 +247,7 @@ def test_one_pass_over_all_classes_equals_one_for_each(name):
     assert float(grads[0][0].abs().sum()) > 0
 
 
-@pytest.mark.parametrize("statistic", [Gradient(), MeanFeature(), EdgeFree(of=Gradient())])
+@pytest.mark.parametrize("statistic", [Gradient(), MeanFeature(), EdgeFree(statistic=Gradient())])
 def test_a_source_of_nodes_measures_what_any_source_measures(statistic):
     splits = sbm(classes=4, per_class=(40, 12, 30, 20))
     run = toy_run(small("gcond"), splits)
