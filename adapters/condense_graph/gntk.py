@@ -1,7 +1,7 @@
 """LiteGNTK: the kernel of wide graph networks with a ReLU after the first layer only (KIDD; Xu et al., KDD 2023,
 doi:10.1145/3580305.3599398), after the graph neural tangent kernel of Du et al. (arXiv:1905.13192).
 
-For graphs with features X and adjacency A, S = A + 1e-4 I, and L layers:
+For graphs with features X and adjacency A, S = A + 1e-4 I (`loops`), and L layers:
 
     sigma = S1 (X1 X2^T + 1e-4) S2^T                           covariances of all pairs of nodes
     theta = sigma * k0(s) + p q * k1(s)                        one ReLU layer; s = sigma / (p q), p and q norms
@@ -39,38 +39,39 @@ from condense.task import Batch, Task
 
 from .collections import Graphs, GraphSet, Pooling
 
-LOOPS = 1e-4  # weight of each node's edge to itself
 SMOOTH = 1e-4  # added to all covariances, so that no node is without
-BLOCK = 2**21  # pairs of nodes that are compared at a time: bounds memory, to some 100 MB with gradients
+BLOCK = 2**20  # pairs of nodes that are compared at a time: bounds memory, to some 50 MB with gradients
 
 
 @dataclass(frozen=True)
 class Nodes:
     """What of a set of G graphs the kernel compares: `directions` (r, D), rows of length 1, and how much each counts in
-    each graph, `weights` (G, r)."""
+    each graph, `weights` (G, r). In float64: float32 leaves the angle of two nodes that are alike four digits, and a
+    ridge of 1e-6 needs six."""
 
     directions: Tensor
     weights: Tensor
 
 
-def nodes_of(x: GraphSet, depth: int, pooling: Pooling, gather: bool = True) -> Nodes:
-    """The directions u and weights w p of all nodes; `gather`: with the first S. Differentiable in features and edges.
+def nodes_of(x: GraphSet, depth: int, pooling: Pooling, gather: bool = True, loops: float = 1e-4) -> Nodes:
+    """The directions u and weights w p of all nodes, for S = A + loops I; `gather`: with the first S. Differentiable in
+    features and edges.
 
     Equal nodes of constant graphs become one row, in which their weights add up: molecules have few different ones.
     """
     step, back = x.operator("sum"), x.operator("sum", transposed=True)
     z = torch.cat([x.x, torch.full_like(x.x[..., :1], math.sqrt(SMOOTH))], dim=-1)
-    z = step(z) + LOOPS * z if gather else z
+    z = step(z) + loops * z if gather else z
     w = torch.ones_like(x.x[..., :1])
     for _ in range(depth - 1):
-        w = back(w) + LOOPS * w
+        w = back(w) + loops * w
     z, w, owner = x.flat(z), x.flat(w)[:, 0], x.owner
     if pooling == "mean":
         w = w / x.sizes[owner]
-    w = w * z.norm(dim=1)
-    z, place = distinct(z)
-    weights = w.new_zeros(len(x), len(z)).index_put((owner, place), w, accumulate=True)
-    return Nodes(torch.nn.functional.normalize(z, dim=1), weights)
+    rows, place = distinct(z)
+    rows, w = rows.double(), w.double() * z.double().norm(dim=1)
+    weights = w.new_zeros(len(x), len(rows)).index_put((owner, place), w, accumulate=True)
+    return Nodes(torch.nn.functional.normalize(rows, dim=1), weights)
 
 
 def distinct(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,7 @@ class _Layer(torch.autograd.Function):
 
 
 def compare(a: Nodes, b: Nodes, limit: float, block: int = BLOCK) -> Tensor:
-    """K, (graphs of a, graphs of b). At most `block` pairs of nodes are in memory at once, with gradients as well."""
+    """K, (graphs of a, graphs of b), float64. At most `block` pairs of nodes are in memory at once, also for gradients."""
     height = max(1, block // max(1, len(b.directions)))
     pieces = list(zip(a.directions.split(height), a.weights.split(height, dim=1), strict=True))  # type: ignore[no-untyped-call]
 
@@ -128,14 +129,17 @@ def compare(a: Nodes, b: Nodes, limit: float, block: int = BLOCK) -> Tensor:
 class LiteGNTK(Kernel):
     """Similarity of graphs under wide graph networks of `depth` layers with one ReLU: see the module.
 
-    pooling: mean or sum over the nodes. gather: does the first layer look at neighbours before its ReLU? limit: largest
-    cosine, below 1: it bounds the gradient of nodes that are alike.
+    pooling: mean or sum over the nodes. gather: does the first layer look at neighbours before its ReLU? loops: weight
+    of a node beside its neighbours; 1e-4 in the code of KIDD, 1 in the networks that are judged (GIN and GCN), with
+    which regression is better (NCI1, 50 graphs of each class: 63 instead of 61 %). limit: largest cosine, below 1: it
+    bounds the gradient of nodes that are alike.
     """
 
     name: ClassVar[str] = "lite-gntk"
     depth: int = Field(default=5, ge=1)
     pooling: Literal["mean", "sum"] = "mean"
     gather: bool = True
+    loops: float = Field(default=1e-4, ge=0)
     limit: float = Field(default=0.9999, gt=0, lt=1)
 
     def check(self, recipe: Recipe, task: Task) -> None:
@@ -148,7 +152,7 @@ class LiteGNTK(Kernel):
         return compare(first, first if b is a else self.nodes(b), self.limit)
 
     def nodes(self, batch: Batch) -> Nodes:
-        return nodes_of(batch.x, self.depth, self.pooling, self.gather)
+        return nodes_of(batch.x, self.depth, self.pooling, self.gather, self.loops)
 
 
 def components() -> list[type[Component]]:
