@@ -110,7 +110,7 @@ class _Layer(torch.autograd.Function):
 
 
 def compare(a: Nodes, b: Nodes, limit: float, block: int = BLOCK) -> Tensor:
-    """K, (graphs of a, graphs of b), float64. At most `block` pairs of nodes are in memory at once, also for gradients."""
+    """K, (graphs of a, graphs of b), float64; at most `block` pairs of nodes are in memory at once, also for gradients."""
     height = max(1, block // max(1, len(b.directions)))
     pieces = list(zip(a.directions.split(height), a.weights.split(height, dim=1), strict=True))  # type: ignore[no-untyped-call]
 
