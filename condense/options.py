@@ -33,38 +33,39 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _option(spelling: str, metavar: str, help: str) -> Any:
+def option(spelling: str, metavar: str, help: str) -> Any:
+    """An option of the command line: how it is spelt, what stands for its value, what it means."""
     return typer.Option(spelling, metavar=metavar, help=help)
 
 
 MethodName = Annotated[str, typer.Argument(metavar="NAME", help="A method; `condense list` names them.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
 
-DataName = Annotated[str, _option("--data", "SET", "A data set; `condense list` names them.")]
-JudgedOn = Annotated[str | None, _option("--data", "SET", "What a set that somebody else made is judged on.")]
-PerClass = Annotated[int | None, _option("--per-class", "N", "So many of each class (default: the method's own, 10).")]
-Total = Annotated[int | None, _option("--total", "N", "So many in all, for methods with sets of such sizes.")]
-Ratio = Annotated[float | None, _option("--ratio", "R", "A share of what there is, instead of a number.")]
-Of = Annotated[str, _option("--of", "train|all", "Of what --ratio is a share: items to learn from, or all.")]
-Seed = Annotated[int, _option("--seed", "S", "The seed of everything that is drawn.")]
-Steps = Annotated[int | None, _option("--steps", "K", "Outer steps (default: as published).")]
-Device = Annotated[str | None, _option("--device", "D", "cpu, cuda or cuda:0 (default: cuda if there is one).")]
+DataName = Annotated[str, option("--data", "SET", "A data set; `condense list` names them.")]
+JudgedOn = Annotated[str | None, option("--data", "SET", "What a set that somebody else made is judged on.")]
+PerClass = Annotated[int | None, option("--per-class", "N", "So many of each class (default: the method's own, 10).")]
+Total = Annotated[int | None, option("--total", "N", "So many in all, for methods with sets of such sizes.")]
+Ratio = Annotated[float | None, option("--ratio", "R", "A share of what there is, instead of a number.")]
+Of = Annotated[str, option("--of", "train|all", "Of what --ratio is a share: items to learn from, or all.")]
+Seed = Annotated[int, option("--seed", "S", "The seed of everything that is drawn.")]
+Steps = Annotated[int | None, option("--steps", "K", "Outer steps (default: as published).")]
+Device = Annotated[str | None, option("--device", "D", "cpu, cuda or cuda:0 (default: cuda if there is one).")]
 Settings = Annotated[
     list[str] | None,
-    _option("--set", "PATH=VALUE", "A leaf of the recipe, or below data., protocol., execution. (see condense show)."),
+    option("--set", "PATH=VALUE", "A leaf of the recipe, or below data., protocol., execution. (see condense show)."),
 ]
-Made = Annotated[list[str] | None, _option("--with", "KEY=VALUE", "An argument of the method's own function.")]
-NetName = Annotated[str | None, _option("--net", "NET", "The network, of the method and of the judge.")]
-ProtocolName = Annotated[str | None, _option("--protocol", "NAME", "How the set is judged (default: as published).")]
-Nets = Annotated[str | None, _option("--nets", "A,B,C", "The networks that judge.")]
-Repeats = Annotated[int | None, _option("--repeats", "N", "How many networks of each kind judge (default: 5).")]
-Out = Annotated[Path | None, _option("--out", "DIR", "Where the artifact goes (default: runs/NAME-SET-N-SEED).")]
-Minutes = Annotated[float | None, _option("--minutes", "T", "Pause at a checkpoint after so many minutes.")]
+Made = Annotated[list[str] | None, option("--with", "KEY=VALUE", "An argument of the method's own function.")]
+NetName = Annotated[str | None, option("--net", "NET", "The network, of the method and of the judge.")]
+ProtocolName = Annotated[str | None, option("--protocol", "NAME", "How the set is judged (default: as published).")]
+Nets = Annotated[str | None, option("--nets", "A,B,C", "The networks that judge.")]
+Repeats = Annotated[int | None, option("--repeats", "N", "How many networks of each kind judge (default: 5).")]
+Out = Annotated[Path | None, option("--out", "DIR", "Where the artifact goes (default: runs/NAME-SET-N-SEED).")]
+Minutes = Annotated[float | None, option("--minutes", "T", "Pause at a checkpoint after so many minutes.")]
 CheckpointEvery = Annotated[
-    int | None, _option("--checkpoint-every", "K", "Save after every K steps, too (default: every minute).")
+    int | None, option("--checkpoint-every", "K", "Save after every K steps, too (default: every minute).")
 ]
-DataRoot = Annotated[Path | None, _option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
-To = Annotated[Path, _option("--to", "FOLDER", "A new folder, or a file that ends in .npz or .safetensors.")]
+DataRoot = Annotated[Path | None, option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
+To = Annotated[Path, option("--to", "FOLDER", "A new folder, or a file that ends in .npz or .safetensors.")]
 
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and end.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
@@ -75,7 +76,7 @@ Full = Annotated[
 FullToo = Annotated[bool, typer.Option("--full", help="Judge networks that saw all of the data, too.")]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Make the set, and do not judge it.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Leave out the settings that were published for this data set.")]
-Forms = Annotated[list[str] | None, _option("--form", "FORM", "Only methods and data sets of this form.")]
+Forms = Annotated[list[str] | None, option("--form", "FORM", "Only methods and data sets of this form.")]
 Random = Annotated[bool, typer.Option("--random", help="Judge as many random real examples, too.")]
 Normalised = Annotated[bool, typer.Option("--normalised", help="The .npz file holds the networks' own inputs.")]
 Board = Annotated[bool, typer.Option("--tensorboard", help="Write the losses to DIR/.run/tensorboard, too.")]

@@ -115,7 +115,7 @@ class Report(BaseModel):
 
 
 def doubted(row: Row, rows: list[Row]) -> Row:
-    """The row, with the fact `below-random` where it is far worse than random real images under the same network.
+    """The row, with the fact `below-random` where it is far worse than random real data under the same network.
 
     Far: less than half as far above chance as these, which themselves lie at least 10 points above it.
     """
@@ -124,6 +124,6 @@ def doubted(row: Row, rows: list[Row]) -> Row:
     for other in rows:
         same = other.kind == "random" and row.kind == "condensed" and other.net == row.net
         if same and other.mean - chance >= 0.1 and row.mean - chance < 0.5 * (other.mean - chance):
-            text = f"{100 * row.mean:.1f} against {100 * other.mean:.1f} for random real images"
+            text = f"{100 * row.mean:.1f} against {100 * other.mean:.1f} for random real {row.noun}"
             warnings["below-random"] = f"{text}: are classes, scale and preprocessing those of the data set?"
     return row.model_copy(update={"warnings": warnings})

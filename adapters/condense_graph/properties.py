@@ -17,7 +17,7 @@ def properties(graph: Graph, y: Tensor, known: Tensor | None = None) -> dict[str
     """
     edges, weights = graph.listed()
     n, joined = len(graph), edges.shape[1] / 2
-    alone = n - len(edges.flatten().unique())
+    alone = int((torch.bincount(edges.flatten(), minlength=n) == 0).sum())
     found = {"nodes": n, "edges": round(joined), "density": joined / max(1, n * (n - 1) / 2)}
     found |= {"mean degree": 2 * joined / n, **homophily(edges, weights, y, known)}
     return found | {"isolated nodes": alone}
@@ -39,7 +39,7 @@ def set_properties(graph: Graph, sizes: Tensor) -> dict[str, float]:
     owner = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
     joined = torch.bincount(owner[edges[0]], minlength=len(sizes)) / 2
     pairs = (sizes * (sizes - 1) / 2).clamp_min(1)
-    alone = len(graph) - len(edges.flatten().unique())
+    alone = int((torch.bincount(edges.flatten(), minlength=len(graph)) == 0).sum())
     return {
         "graphs": len(sizes),
         "nodes of a graph": float(sizes.double().mean()),

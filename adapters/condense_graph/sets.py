@@ -9,7 +9,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from condense.task import Batch, Task
 
 from .collections import Graphs, SparseGraphs
 from .graph import Graph
+from .properties import set_properties
 from .sources.checks import check_edges, check_features
 
 
@@ -122,7 +123,10 @@ def encoded(graphs: SparseGraphs, transform: Transform) -> SparseGraphs:
 
 
 def make_splits(read: Collected, device: torch.device | str = "cpu") -> Splits:
-    """Three sources, checked. The task's shape is (n, D), n the mean number of nodes of training graphs, rounded up."""
+    """Three sources, checked. The task's shape is (n, D), n the mean number of nodes of training graphs, rounded up.
+
+    `facts.extra["properties"]` describes the training graphs.
+    """
     check_collected(read)
     numbers = {"train": read.train, "validation": read.validation, "test": read.test}
     mean = math.ceil(float(read.graphs.sizes[read.train].double().mean()))
@@ -134,8 +138,10 @@ def make_splits(read: Collected, device: torch.device | str = "cpu") -> Splits:
         graphs = form.to(read.graphs.take(index), device)
         return GraphSource(task, graphs, read.y[index].to(device), record=record)
 
-    validation = source(read.validation) if len(read.validation) else None
-    return Splits(source(read.train), source(read.test), validation, read.facts)
+    validation, train = source(read.validation) if len(read.validation) else None, source(read.train)
+    known = set_properties(train.raw.graph, train.raw.sizes)
+    facts = replace(read.facts, extra={**read.facts.extra, "properties": known})
+    return Splits(train, source(read.test), validation, facts)
 
 
 def check_collected(read: Collected) -> None:
