@@ -156,7 +156,8 @@ def test_an_unknown_name_lists_the_known_and_the_nearest_as_the_design_says():
     recipe = {**toy_recipe().dump(), "objective": {**toy_recipe().objective.dump(), "distance": "cosin"}}
     error = problem(lambda: Recipe.model_validate(recipe), "recipe")
     assert str(error).startswith(
-        "recipe.objective.distance: no distance named 'cosin'; known: row-cosine, squared-error (got 'cosin')."
+        "recipe.objective.distance: no distance named 'cosin'; "
+        "known: relative-error, row-cosine, squared-error (got 'cosin')."
     )
     assert error.remedy == "Did you mean row-cosine?"
     assert (error.field, error.value, error.exit_code) == ("recipe.objective.distance", "cosin", 2)

@@ -65,14 +65,24 @@ def test_a_part_that_is_not_there_is_set_whole():
         ("pool.inner.epochs", 3, "recipe.pool.inner", "has no fields below it"),
         ("outer.groups.1.lr", 3, "recipe.outer.groups.1", "is no position in recipe.outer.groups"),
         ("outer.groups.first.lr", 3, "recipe.outer.groups.first", "is no position in recipe.outer.groups"),
-        ("objective.distance", "cosin", "recipe.objective.distance", "no distance named 'cosin'; known: row-cosine"),
+        (
+            "objective.distance",
+            "cosin",
+            "recipe.objective.distance",
+            "no distance named 'cosin'; known: relative-error, row-cosine",
+        ),
         ("outer.groups.0.rule.momentum", 2, "recipe.outer.groups.0.rule.momentum", "should be less than 1"),
         ("outer.groups.0.lr", "fast", "recipe.outer.groups.0.lr", "no schedule named 'fast'; known: constant"),
         ("outer.groups.0.lr", float("nan"), "recipe.outer.groups.0.lr", "should be a finite number"),
         ("outer.steps", -1, "recipe.outer.steps", "should be greater than or equal to 0"),
         ("outer.steps", 1.5, "recipe.outer.steps", "should be a valid integer"),
         ("budget.n", 0, "recipe.budget.n", "should be greater than or equal to 1"),
-        ("init", None, "recipe.init", "is no init: give an instance, a name, or a mapping with a name; known: herding"),
+        (
+            "init",
+            None,
+            "recipe.init",
+            "is no init: give an instance, a name, or a mapping with a name; known: fitting, herding",
+        ),
     ],
 )
 def test_set_refuses_what_leads_nowhere_or_cannot_be(path, value, field, text):
