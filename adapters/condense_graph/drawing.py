@@ -63,7 +63,7 @@ def by_edges(joined: tuple[Array, Array], y: Array, classes: Sequence[str]) -> P
     place = laid_out(len(kept), pairs[drawn], weights[drawn], y[kept])
     figure, axes = _blank(6.4, 5.8)
     _edges(axes, place, pairs[drawn], weights[drawn])
-    _nodes(axes, place, y[kept], classes, size=min(70, max(12, 6000 / len(kept))))
+    _nodes(axes, place, y[kept], classes, size=min(160, max(14, 5000 / len(kept))))
     said = [f"Each point is a node, coloured by its class; {_width(weights)}"]
     if len(kept) < len(y):
         said.append(f"Shown are the {len(kept):,} of {len(y):,} nodes with the heaviest edges.")
@@ -180,7 +180,7 @@ def _name_classes(axes: Any, at: Array, classes: Sequence[str]) -> None:
     shown = classes if len(classes) <= NAMES else ()
     names = [_short(name, 12) for name in shown]
     axes.set_yticks(at[: len(names)], names)
-    axes.set_xticks(at[: len(names)], names, rotation=90)
+    axes.set_xticks(at[: len(names)], names, rotation=90 if max(map(len, names), default=0) > 3 else 0)
     axes.tick_params(length=0, labelsize=7, colors=INK)
 
 
@@ -240,7 +240,8 @@ def _edges(axes: Any, place: Array, pairs: Array, weights: Array) -> None:
     from matplotlib.collections import LineCollection
 
     heaviest = max(float(weights.max(initial=0)), 1e-12)
-    widths, alpha = 0.25 + 1.1 * weights / heaviest, min(0.8, max(0.3, 160 / max(1, len(pairs))))
+    widths = (0.25 + 1.1 * weights / heaviest) * (1 if len(place) > 20 else 2)
+    alpha = min(0.8, max(0.3, 160 / max(1, len(pairs))))
     axes.add_collection(LineCollection(list(place[pairs]), linewidths=widths, colors=FAINT, alpha=alpha, zorder=1))
 
 
@@ -253,7 +254,12 @@ def _nodes(axes: Any, place: Array, y: Array, classes: Sequence[str], size: floa
             *mine.T, s=size, color=colour(c, len(classes)), edgecolors=PAPER, linewidths=0.5, label=name, zorder=2
         )
     if len(present) <= NAMES:
-        how = {"loc": "upper center", "ncols": min(3, len(present)), "frameon": False, "labelcolor": INK}
+        how = {
+            "loc": "upper center",
+            "ncols": min(3 if len(present) > 4 else 4, len(present)),
+            "frameon": False,
+            "labelcolor": INK,
+        }
         axes.legend(bbox_to_anchor=(0.5, 0.0), fontsize=9, handletextpad=0.2, columnspacing=1.2, **how)
 
 
