@@ -18,7 +18,7 @@ from condense_graph.graph import Graph
 SIZES = (3, 7, 1, 5)
 
 
-def slow(x1, a1, x2, a2, depth=5, pooling="mean", gather=True, limit=0.9999, loops=1e-4):
+def slow(x1, a1, x2, a2, depth=5, pooling="mean", gather=True, loops=1e-4):
     """One pair of graphs: each propagation is S1 (.) S2^T, on the matrix of all pairs of nodes."""
     s1, s2 = a1 + loops * np.eye(len(a1)), a2 + loops * np.eye(len(a2))
 
@@ -29,7 +29,7 @@ def slow(x1, a1, x2, a2, depth=5, pooling="mean", gather=True, limit=0.9999, loo
     if gather:
         sigma, one, two = step(sigma, s1, s2), step(one, s1, s1), step(two, s2, s2)
     norms = np.sqrt(np.outer(np.diag(one), np.diag(two)))
-    cosine = np.clip(sigma / norms, -limit, limit)
+    cosine = np.clip(sigma / norms, -1, 1)
     k0 = (np.pi - np.arccos(cosine)) / np.pi
     k1 = (cosine * (np.pi - np.arccos(cosine)) + np.sqrt(1 - cosine**2)) / np.pi
     theta = norms * (cosine * k0 + k1)
@@ -75,7 +75,6 @@ KINDS = [
     {"depth": 3, "pooling": "sum"},
     {"depth": 3, "pooling": "sum", "gather": False},
     {"depth": 3, "loops": 1.0},
-    {"depth": 2, "limit": 0.5},
 ]
 
 
@@ -84,17 +83,17 @@ def test_the_kernel_equals_literal_propagation(how):
     a, b = arrays(0), arrays(1, sizes=(4, 4))
     kernel = LiteGNTK(**how)
     sparse, dense = as_batch(side_by_side(a)), as_batch(stacked(b))
-    np.testing.assert_allclose(kernel(None, sparse, dense).numpy(), table(a, b, **how), rtol=1e-10)
-    np.testing.assert_allclose(kernel(None, dense, sparse).numpy(), table(b, a, **how), rtol=1e-10)
-    np.testing.assert_allclose(kernel(None, sparse, sparse).numpy(), table(a, a, **how), rtol=1e-10)
-    np.testing.assert_allclose(kernel(None, dense, dense).numpy(), table(b, b, **how), rtol=1e-10)
+    np.testing.assert_allclose(kernel(None, sparse, dense).numpy(), table(a, b, **how), rtol=1e-7)
+    np.testing.assert_allclose(kernel(None, dense, sparse).numpy(), table(b, a, **how), rtol=1e-7)
+    np.testing.assert_allclose(kernel(None, sparse, sparse).numpy(), table(a, a, **how), rtol=1e-7)
+    np.testing.assert_allclose(kernel(None, dense, dense).numpy(), table(b, b, **how), rtol=1e-7)
 
 
 def test_directed_edges_of_a_dense_graph_are_followed_as_they_point():
     rng = np.random.default_rng(3)
     a = [(rng.normal(size=(4, 3)), rng.random((4, 4))) for _ in range(2)]
     batch = as_batch(stacked(a))
-    np.testing.assert_allclose(LiteGNTK(depth=3)(None, batch, batch).numpy(), table(a, a, depth=3), rtol=1e-10)
+    np.testing.assert_allclose(LiteGNTK(depth=3)(None, batch, batch).numpy(), table(a, a, depth=3), rtol=1e-7)
 
 
 def test_padding_is_no_node():
@@ -122,11 +121,22 @@ def test_features_and_edges_have_the_gradient_of_finite_differences():
     kernel = LiteGNTK(depth=3)
 
     def value(x, adj):
-        own = as_batch(DenseGraphs(x, adj))
-        return kernel(None, own, others).sin().sum() + kernel(None, own, own).sin().sum()
+        return kernel(None, as_batch(DenseGraphs(x, adj)), others).sin().sum()
 
     leaves = (set_.x.requires_grad_(), set_.adj.requires_grad_())
     assert torch.autograd.gradcheck(value, leaves, atol=1e-6, eps=1e-6)
+
+
+def test_a_set_with_itself_has_the_gradients_of_both_sides():
+    """Where a node meets itself, finite differences see rounding only: one side at a time is the reference."""
+    set_, kernel = stacked(arrays(1, sizes=(5, 5))), LiteGNTK(depth=3)
+    leaves = (set_.x.requires_grad_(), set_.adj.requires_grad_())
+    own = as_batch(set_)
+    fixed = as_batch(DenseGraphs(set_.x.detach(), set_.adj.detach()))
+    both = torch.autograd.grad(kernel(None, own, own).sum(), leaves)
+    one = torch.autograd.grad(kernel(None, own, fixed).sum(), leaves)
+    for twice, once in zip(both, one, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("features", ["different", "two kinds"])
@@ -142,12 +152,12 @@ def test_the_order_of_nodes_does_not_matter(features):
     torch.testing.assert_close(kernel(None, as_batch(side_by_side(mixed)), plain), kernel(None, plain, plain))
 
 
-@pytest.mark.parametrize("how", KINDS[:5], ids=str)
+@pytest.mark.parametrize("how", KINDS, ids=str)
 def test_the_matrix_of_a_sample_is_symmetric_and_positive_semi_definite(how):
     batch = as_batch(side_by_side(arrays(6, sizes=(3, 4, 5, 6, 7, 8) * 4)))
     gram = LiteGNTK(**how)(None, batch, batch)
     torch.testing.assert_close(gram, gram.T)
-    assert float(torch.linalg.eigvalsh(gram).min() / gram.diagonal().mean()) > -1e-6
+    assert float(torch.linalg.eigvalsh(gram).min() / gram.diagonal().mean()) > -1e-12
     assert (gram.diagonal() > 0).all()
 
 
@@ -171,6 +181,16 @@ def test_a_layer_is_that_of_wide_relu_networks():
         a, b = z[:, 0], s * z[:, 0] + (1 - s * s) ** 0.5 * z[:, 1]
         drawn = 2 * (a.relu() * b.relu()).mean() + s * 2 * ((a > 0) & (b > 0)).double().mean()
         assert float(relu_layer(torch.tensor(s, dtype=torch.float64), 0.9999)) == pytest.approx(float(drawn), abs=0.02)
+
+
+def test_derivatives_are_exact_below_the_limit_and_stay_beyond_it():
+    s = torch.tensor([-0.97, -0.3, 0.0, 0.8, 0.95, 1.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(relu_layer(s, 0.9).sum(), s)
+    below = s.detach()[1:4]
+    exact = (relu_layer(below + 1e-6, 0.9) - relu_layer(below - 1e-6, 0.9)) / 2e-6
+    torch.testing.assert_close(slope[1:4], exact)
+    assert float(slope[5]) == pytest.approx((2 + 1 / (np.pi * 0.19**0.5)), rel=1e-9)
+    assert slope.isfinite().all()
 
 
 def test_nodes_that_are_alike_have_finite_gradients():
@@ -202,4 +222,4 @@ def test_features_in_float32_give_all_digits_that_a_small_ridge_needs():
     batch = as_batch(stacked(graphs, torch.float32))
     gram = LiteGNTK(loops=1.0)(None, batch, batch)
     np.testing.assert_allclose(gram.numpy(), table(graphs, graphs, loops=1.0), rtol=1e-6)
-    assert float(torch.linalg.eigvalsh(gram).min() / gram.diagonal().mean()) > -1e-7
+    assert float(torch.linalg.eigvalsh(gram).min() / gram.diagonal().mean()) > -1e-12
