@@ -11,7 +11,7 @@ from . import hookspecs
 from .axes import Asset, Net, Rule, Schedule
 from .checkpoint import private_folder
 from .component import digest, named
-from .data import Sampler, Source
+from .data import Data, Sampler, Source
 from .engine import condense
 from .evaluate import (
     JUDGED,
@@ -119,8 +119,12 @@ def _full_trial(run: Run, asset: Asset, protocol: Protocol, test: Source) -> Tri
 
 
 def random_images(run: Run) -> Candidate:
-    """As many random real examples as the run's budget allots, by its seed: what a method has to beat."""
-    recipe = registry().recipe("random", run.task.form.name)()
+    """As many random real examples as the run's budget allots, by its seed: what a method has to beat.
+
+    Chosen and stored by the method `random` of their form; where it has none, by that of tensors, which opens none.
+    """
+    form = run.task.form.name
+    recipe = registry().recipe("random", form if "random" in registry().recipes(form) else Data.form)()
     recipe = recipe.with_(budget=run.recipe.budget, preprocess=run.recipe.preprocess)
     quiet = pluggy.PluginManager(GROUP)
     quiet.add_hookspecs(hookspecs)
