@@ -62,7 +62,7 @@ def by_edges(joined: tuple[Array, Array], y: Array, classes: Sequence[str]) -> P
     drawn = heaviest(pairs, weights, len(kept))
     place = laid_out(len(kept), pairs[drawn], weights[drawn], y[kept])
     figure, axes = _blank(6.4, 5.8)
-    _edges(axes, place, pairs[drawn], weights[drawn])
+    _edges(axes, place, pairs[drawn], weights[drawn], wide=1 if len(kept) > 20 else 2)
     _nodes(axes, place, y[kept], classes, size=min(160, max(14, 5000 / len(kept))))
     said = [f"Each point is a node, coloured by its class; {_width(weights)}"]
     if len(kept) < len(y):
@@ -236,11 +236,11 @@ def _one_graph(axes: Any, joined: tuple[Array, Array], kinds: Array, first: int,
 # -- ink ------------------------------------------------------------------------------------------------------------
 
 
-def _edges(axes: Any, place: Array, pairs: Array, weights: Array) -> None:
+def _edges(axes: Any, place: Array, pairs: Array, weights: Array, wide: float = 1.0) -> None:
     from matplotlib.collections import LineCollection
 
     heaviest = max(float(weights.max(initial=0)), 1e-12)
-    widths = (0.25 + 1.1 * weights / heaviest) * (1 if len(place) > 20 else 2)
+    widths = wide * (0.25 + 1.1 * weights / heaviest)
     alpha = min(0.8, max(0.3, 160 / max(1, len(pairs))))
     axes.add_collection(LineCollection(list(place[pairs]), linewidths=widths, colors=FAINT, alpha=alpha, zorder=1))
 

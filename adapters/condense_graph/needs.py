@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from condense.errors import BadValue
@@ -10,9 +11,15 @@ from condense.plugins import extra_hint
 
 
 def pyg(module: str = "") -> Any:
-    """torch_geometric, or its submodule `module` (`nn`, `datasets`). Raises `BadValue` saying what to install."""
+    """torch_geometric, or its submodule `module` (`nn`, `datasets`). Raises `BadValue` saying what to install.
+
+    What its import warns of (torch's deprecations) is for its authors, and is not passed on.
+    """
     try:
-        return importlib.import_module(f"torch_geometric.{module}".rstrip("."))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            return importlib.import_module(f"torch_geometric.{module}".rstrip("."))
     except ModuleNotFoundError as error:
         problem = f"is needed for graphs, and cannot be imported: {error}"
         raise BadValue("torch_geometric", module or None, problem, f"Install it{extra_hint('graph')}") from None

@@ -257,3 +257,9 @@ def test_the_code_of_the_pages_runs(place):
     (opening,) = [block for block in blocks if "to_pyg" in block]
     exec(opening, names)
     assert names["data"].num_nodes == 4
+
+
+def test_what_torch_deprecates_in_pyg_is_not_said_to_users():
+    code = "import warnings; warnings.simplefilter('error'); from condense_graph.needs import pyg; pyg('datasets')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
