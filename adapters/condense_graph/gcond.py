@@ -9,9 +9,10 @@ Where paper and official code differ, the code is followed: biases are not match
 last turn, and the threshold cuts edges without shifting the others. Where we differ from the code: initial features,
 labels and classes belong together (there, classes are in the order of their sizes and features in that of their
 numbers); a real batch sees its whole neighbourhood and not a sample of 10 and 5 neighbours; the rates of features are
-in units of the features' own size (`parameterization.relative`), so that one setting serves any data; 100 epochs do,
-and the set that validation nodes like best along them is released. The code's 600 to 1,000 epochs, absolute rates and
-last set stand in published/gcond.toml, for the data sets that it has scripts for.
+in units of the features' own size (`parameterization.relative`), so that one setting serves any data; nodes begin
+almost without edges (`structure.start`); 100 epochs do, and the set that validation nodes like best along them is
+released. The code's absolute rates, 600 to 1,000 epochs and last set stand in published/gcond.toml, for the data sets
+that it has scripts for.
 """
 
 from __future__ import annotations

@@ -66,13 +66,13 @@ class PairMLP(Structure):
     set is complete whenever it is asked. Linear biases in front of it cancel, and are left out.
     threshold: edges below it are cut in the released form, those above keep their weight (as the code has it; the paper
     subtracts the threshold).
-    start: added to the last bias at the start, in log-odds. At 0, as published, all nodes begin joined to each other by
-    weights of about one half, and two propagations leave little of what tells them apart; at -4 by about 0.02.
+    start: added to the last bias at the start, in log-odds. At -4 nodes begin joined to each other by weights of about
+    0.02. At 0, as published, by about one half: two propagations leave little of what tells so joined nodes apart.
     """
 
     hidden: int = Field(default=128, ge=1)
     threshold: float = Field(default=0.05, ge=0.0, le=1.0)
-    start: float = 0.0
+    start: float = -4.0
 
     def build(self, n: int, features: int) -> Edges:
         return _Generated(self, features)

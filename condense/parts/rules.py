@@ -84,7 +84,8 @@ class Adam(Rule):
         how |= {"weight_decay": self.weight_decay, "amsgrad": False, "maximize": False, "fused": True}
         with torch.no_grad():
             adam(list(params.values()), same, first, second, [], count, **how)
-        torch.autograd.graph.increment_version(list(params.values()))  # the fused kernel does not say that it wrote
+            for parameter in params.values():
+                parameter.view(-1)[:0].zero_()  # the fused kernel does not tell autograd that it wrote; this does
         return dict(state)
 
 

@@ -87,7 +87,7 @@ def test_gcond_is_what_its_code_runs():
     assert recipe.pool == Fresh(
         net=SGC(hops=2, layers=1), turns=20, inner=Fit(rule=Adam(weight_decay=0.0), lr=0.01, steps=15, batch=None)
     )
-    assert recipe.parameterization.structure == PairMLP(hidden=128, threshold=0.05)
+    assert recipe.parameterization.structure == PairMLP(hidden=128, threshold=0.05, start=-4.0)
     assert recipe.init == Real()
 
 

@@ -86,7 +86,7 @@ def test_in_float32_they_agree_to_a_millionth():
     torch.testing.assert_close(ours.double(), torch.sigmoid(plain_scores(x, scaled) / 8), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("structure", [PairMLP(hidden=8, threshold=0.3), SampledEdges()])
+@pytest.mark.parametrize("structure", [PairMLP(hidden=8, threshold=0.3, start=0.0), SampledEdges()])
 @pytest.mark.parametrize("rng", [Rng(5), None])
 def test_edges_are_symmetric_between_0_and_1_and_no_loops(structure, rng):
     syn, _ = filled(FreeNodes(structure=structure), sbm(homophily=1.0, degree=15), (0,) * 5)
@@ -307,7 +307,7 @@ def test_bytes_are_those_of_what_is_released():
     labels, features = 5 * 8, 5 * 16 * 4
     syn, _ = filled(FreeNodes(), splits)
     assert syn.stored() == {"features": features, "edges": 0, "labels": labels}
-    syn, _ = filled(FreeNodes(structure=PairMLP(hidden=8, threshold=0.3)), splits)
+    syn, _ = filled(FreeNodes(structure=PairMLP(hidden=8, threshold=0.3, start=0.0)), splits)
     edges = int((syn.decode(None, None).x.graph.adj > 0).sum())
     generator = 4 * (2 * 8 * 16 + 8 * 8 + 8 + 1 + 4 * 8)
     assert syn.stored() == {"features": features, "edges": edges * 20, "labels": labels, "generator": generator}
