@@ -11,7 +11,7 @@ from condense.engine import condense
 from condense.errors import BadValue
 from condense.hookspecs import hookimpl
 from condense.parts.labels import Hard
-from condense.published import rows
+from condense.published import rows, settings_for
 from condense.recipe import check_recipe
 from condense.rng import Rng
 from condense.running import Limits, Paused
@@ -31,8 +31,8 @@ METHODS = pytest.mark.parametrize("method", [kidd, kidd_lr], ids=["kidd", "kidd-
 
 
 def small(method, steps=3, per_class=2, **settings):
-    """A recipe whose mini-batches are smaller than the toy's 64 training graphs and its own 4."""
-    recipe = method(per_class=per_class, iterations=steps).set("objective.objectives.0.n", 16)
+    """A recipe whose mini-batches are smaller than the toy's 64 training graphs and its own 4; no set is selected."""
+    recipe = method(per_class=per_class, iterations=steps).set("objective.objectives.0.n", 16).with_(selection=None)
     for i in (0, 1):
         recipe = recipe.set(f"objective.objectives.{i}.m", 3)
     for path, value in settings.items():
@@ -117,21 +117,19 @@ def regression(recipe):
     """(loss, orthogonality) of the first step, computed graph by graph in numpy."""
     run = toy_run(recipe, SPLITS)
     ridge, kernel = recipe.objective.objectives[0], recipe.objective.objectives[0].kernel
-    how = {"depth": kernel.depth, "pooling": kernel.pooling, "gather": kernel.gather}
+    how = {"depth": kernel.depth, "pooling": kernel.pooling, "gather": kernel.gather, "loops": kernel.loops}
     real = SPLITS.train.draw(ridge.n, None, run.rng.fold("ridge"), at=0)
     syn = recipe.parameterization.empty(SPLITS.task, recipe.budget.allot(SPLITS.train), Hard())
     syn.fill(recipe.init(run, syn.item_groups))
     step = run.rng.fold("step", 0)
     chosen = step.fold("synthetic").permutation(4)[: ridge.m]
     support = syn.decode(None, step.fold("decode")).x.take(chosen)
-    mine = [
-        (x.detach().double().numpy(), a.detach().double().numpy()) for x, a in zip(support.x, support.adj, strict=True)
-    ]
+    mine = [as_arrays(support.take(torch.tensor([i]))) for i in range(len(support))]
     theirs = [as_arrays(real.x.take(torch.tensor([i]))) for i in range(len(real))]
     gram = np.array([[slow(*a, *b, **how) for b in mine] for a in mine])
     cross = np.array([[slow(*a, *b, **how) for b in mine] for a in theirs])
     targets = np.eye(2)[syn.y[chosen].numpy()]
-    said = cross @ np.linalg.inv(gram + 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))) @ targets
+    said = cross @ np.linalg.inv(gram + ridge.ridge * np.trace(gram) / len(gram) * np.eye(len(gram))) @ targets
     chances = np.exp(said) / np.exp(said).sum(axis=1, keepdims=True)
     scaled = gram / np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
     loss = -np.log(chances[np.arange(len(real)), real.y.numpy()]).mean()
@@ -139,8 +137,10 @@ def regression(recipe):
 
 
 def as_arrays(x):
-    dense = x.dense()
-    return dense.x[0].double().numpy(), dense.adj[0].double().numpy()
+    """Features and adjacency of the one graph of x, without padding."""
+    dense = x.dense() if isinstance(x, SparseGraphs) else x
+    n = int(dense.sizes[0])
+    return dense.x[0, :n].detach().double().numpy(), dense.adj[0, :n, :n].detach().double().numpy()
 
 
 def losses_of(recipe, splits=SPLITS):
@@ -177,7 +177,7 @@ def test_the_order_of_the_nodes_of_real_graphs_does_not_matter(method):
     mixed = Batch(SparseGraphs(Graph(graph.x[order], place[graph.edges]), source.graphs.sizes), source.y)
     plain = Batch(source.graphs, source.y)
     kernel = method().objective.objectives[0].kernel
-    torch.testing.assert_close(kernel(None, mixed, plain), kernel(None, plain, plain), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kernel(None, mixed, plain), kernel(None, plain, plain), rtol=2e-3, atol=1e-4)
 
 
 # -- runs -----------------------------------------------------------------------------------------------------------
@@ -255,17 +255,39 @@ def test_published_settings_fit_the_recipe(method):
     for row in found:
         recipe = method(per_class=row.per_class or 10)
         for path, value in row.settings.items():
-            recipe = recipe.set(path, value)
+            recipe = recipe.set(path, None if value == "null" else value)
         assert recipe.outer.groups[0].lr == row.settings["outer.groups.0.lr"]
         assert recipe.parameterization.nodes == row.settings["parameterization.nodes"]
         assert recipe.objective.objectives[0].m == recipe.objective.objectives[1].m
 
 
-def test_the_recipes_are_the_papers():
-    dense, low = kidd(per_class=10), kidd_lr(per_class=10)
+def test_published_recipes_are_the_papers():
+    dense, low = (published_for(method, "nci1", 10) for method in (kidd, kidd_lr))
     assert dense.outer.steps == low.outer.steps == 300
-    ridge, orthogonal = dense.objective.objectives
-    assert (ridge.ridge, ridge.n, ridge.m, orthogonal.weight) == (1e-6, 128, 16, 1e-3)
-    assert ridge.kernel == orthogonal.kernel == LiteGNTK(depth=5, pooling="mean")
-    assert low.objective.objectives[0].kernel == LiteGNTK(depth=3, pooling="sum", gather=False)
-    assert low.parameterization.rank == 16
+    for recipe in (dense, low):
+        ridge, orthogonal = recipe.objective.objectives
+        assert (ridge.ridge, ridge.n, ridge.m, orthogonal.weight) == (1e-6, 128, 16, 1e-3)
+        assert ridge.kernel == orthogonal.kernel
+        assert recipe.selection is None
+        assert recipe.parameterization.nodes == 90
+        assert not recipe.parameterization.masked
+    assert dense.objective.objectives[0].kernel == LiteGNTK(depth=5, pooling="mean", loops=1e-4)
+    assert low.objective.objectives[0].kernel == LiteGNTK(depth=3, pooling="sum", gather=False, loops=1e-4)
+    assert low.parameterization.rank == 24
+    assert published_for(kidd, "dd", 50).parameterization.nodes == 3 * 285
+    assert published_for(kidd, "dd", 1).objective.objectives[0].n == 8
+
+
+def published_for(method, data, per_class):
+    recipe = method(per_class=per_class)
+    for path, value in settings_for(method, data, per_class).settings.items():
+        recipe = recipe.set(path, None if value == "null" else value)
+    return recipe
+
+
+def test_the_released_set_is_the_one_networks_do_best_on():
+    recipe = small(kidd, steps=4).with_(selection=kidd().selection.with_(times=2, repeats=1))
+    fit = recipe.selection.fit.with_(epochs=2)
+    run = toy_run(recipe.with_(selection=recipe.selection.with_(fit=fit)), SPLITS)
+    condense(run)
+    assert set(run.notes["selected"]["scores"]) == {"0", "2", "4"}
