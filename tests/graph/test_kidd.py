@@ -20,7 +20,7 @@ from condense.testing import check_method, toy_run, toy_splits, toys
 from condense_graph.collections import SparseGraphs, starts
 from condense_graph.gntk import LiteGNTK
 from condense_graph.graph import Graph
-from condense_graph.kidd import LowRankGraphs, factors, kidd, kidd_lr
+from condense_graph.kidd import LowRankGraphs, RealEdges, factors, kidd, kidd_lr
 
 from .test_gntk import slow
 from .whole_graphs import two_kinds
@@ -194,16 +194,30 @@ def test_regression_on_the_set_predicts_better_than_on_the_graphs_it_started_fro
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_at_rate_0_edges_stay_those_of_the_real_graphs_and_labels_stay():
-    recipe = small(kidd, steps=5)
+@pytest.mark.parametrize("storage", ["real-edges", {"name": "concrete-graphs", "share": 2.0}], ids=str)
+def test_edges_stay_those_of_the_real_graphs_and_labels_stay(storage):
+    recipe = small(kidd, steps=5, parameterization=storage)
     run = toy_run(recipe, SPLITS)
-    start = recipe.init(run, recipe.budget.allot(SPLITS.train))
+    start = recipe.init(run, recipe.budget.allot(SPLITS.train)).x
     syn = condense(run)
     room = recipe.parameterization.room(SPLITS.task)
-    assert room == 2 * SPLITS.task.shape[0]
-    assert torch.equal(syn.decode(None, None).x.adj, start.x.dense(room).adj)
-    assert not torch.equal(syn.features.detach(), start.x.dense(room).x)
+    found = syn.decode(None, None).x.sparse().dense(room)
+    assert torch.equal(found.adj, start.dense(room).adj)
+    assert not torch.equal(found.x, start.dense(room).x)
     assert syn.y.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("nodes", [4, 30])
+def test_a_set_of_real_edges_is_released_as_it_was_filled(nodes):
+    syn, batch = filled(RealEdges(nodes=nodes))
+    expected, released = batch.x.dense(nodes), syn.decode(None, None)
+    assert released.x.sizes.tolist() == batch.x.sizes.clamp_max(nodes).tolist()
+    assert torch.equal(released.x.dense(nodes).adj, expected.adj)
+    assert torch.equal(released.x.dense(nodes).x, expected.x)
+    assert syn.stored()["features"] == 4 * 3 * int(released.x.sizes.sum())
+    part = syn.take(torch.tensor([3, 0]))
+    assert torch.equal(part.x.dense(nodes).adj, expected.adj[[3, 0]])
+    assert part.y.tolist() == [1, 0]
 
 
 def test_factors_move_at_a_rate_of_their_own():
@@ -227,14 +241,15 @@ def test_a_resumed_run_gives_the_same_bits(method, tmp_path):
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
-def test_a_low_rank_set_is_stored_and_read_back(tmp_path):
-    run = toy_run(small(kidd_lr), SPLITS)
+@METHODS
+def test_a_set_is_stored_and_read_back(method, tmp_path):
+    run = toy_run(small(method), SPLITS)
     syn = condense(run)
     with toys():
         write_artifact(tmp_path / "made", run.plan, syn, run.transform, SPLITS.task, {"machine": "toy"})
         again = load(tmp_path / "made").sampler()
-    assert torch.equal(again.x.adj, syn.decode(None, None).x.adj)
-    assert torch.equal(again.x.x, syn.decode(None, None).x.x)
+    ours, theirs = (SPLITS.task.form.pack(x) for x in (syn.decode(None, None).x, again.x))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 @METHODS
@@ -257,7 +272,7 @@ def test_published_settings_fit_the_recipe(method):
         for path, value in row.settings.items():
             recipe = recipe.set(path, None if value == "null" else value)
         assert recipe.outer.groups[0].lr == row.settings["outer.groups.0.lr"]
-        assert recipe.parameterization.nodes == row.settings["parameterization.nodes"]
+        assert recipe.parameterization.nodes >= 34
         assert recipe.objective.objectives[0].m == recipe.objective.objectives[1].m
 
 
@@ -271,6 +286,7 @@ def test_published_recipes_are_the_papers():
         assert recipe.selection is None
         assert recipe.parameterization.nodes == 90
         assert not recipe.parameterization.masked
+    assert dense.parameterization.name == "concrete-graphs"
     assert dense.objective.objectives[0].kernel == LiteGNTK(depth=5, pooling="mean", loops=1e-4)
     assert low.objective.objectives[0].kernel == LiteGNTK(depth=3, pooling="sum", gather=False, loops=1e-4)
     assert low.parameterization.rank == 24
