@@ -170,7 +170,7 @@ def condensed(per_class: int, kernel: LiteGNTK, storage: DenseStorage, steps: in
 
 @published(
     paper="doi:10.1145/3580305.3599398",
-    title="KIDD: graphs on which kernel ridge regression predicts well, with logits of edges",
+    title="KIDD: graphs on which kernel ridge regression predicts well",
     form="graphs",
     settings="published/kidd.toml",
     protocol="graphs-gin",
@@ -181,7 +181,7 @@ def kidd(*, per_class: int = 10, iterations: int = 300) -> Recipe:
 
 @published(
     paper="doi:10.1145/3580305.3599398",
-    title="KIDD-LR: graphs on which kernel ridge regression predicts well, with adjacencies of low rank",
+    title="KIDD-LR: graphs of low rank on which kernel ridge regression predicts well",
     form="graphs",
     settings="published/kidd_lr.toml",
     protocol="graphs-gin",
