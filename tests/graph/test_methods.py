@@ -131,6 +131,7 @@ def test_the_other_methods_differ_from_gcond_in_what_their_papers_say():
     assert gcdm.objective == Matching(
         statistic=MeanFeature(), distance=SquaredError(), pairing=ClassWise(n=None, weight="frequency")
     )
+    assert gcdm.pool == Fresh(net=SGC(), turns=1, inner=None)
     assert gcdm_x == gcdm.with_(parameterization=FreeNodes(), outer=gcdm_x.outer)
 
 
