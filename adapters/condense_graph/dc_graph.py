@@ -56,7 +56,7 @@ def alone(batch: Batch) -> Batch:
     protocol="graph",
 )
 def dc_graph(
-    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 100
+    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 50
 ) -> Recipe:
     recipe = gcond_x.make(total=total, ratio=ratio, of=of, epochs=epochs)
     return recipe.rewrite(Statistic, lambda statistic: EdgeFree(statistic=statistic))

@@ -63,8 +63,8 @@ def condensed(
 
 
 def chosen() -> Selection:
-    """The best of eleven sets along the run, by two short trainings of the judge's network on each."""
-    return OnValidation(net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=10)
+    """The best of six sets along the run, by two short trainings of the judge's network on each."""
+    return OnValidation(net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=5)
 
 
 def groups(structure: bool, turns: int) -> tuple[Group, ...]:
@@ -85,7 +85,7 @@ def groups(structure: bool, turns: int) -> tuple[Group, ...]:
     settings="published/gcond.toml",
     protocol="graph",
 )
-def gcond(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 100) -> Recipe:
+def gcond(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 50) -> Recipe:
     budget = sizes.nodes(total, ratio, of)
     return condensed(budget, by_gradients(), PairMLP(), SGC(), epochs, turns=20, inner=15)
 

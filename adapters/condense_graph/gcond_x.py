@@ -22,7 +22,7 @@ from .nets.sgc import SGC
     protocol="graph",
 )
 def gcond_x(
-    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 100
+    *, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train", epochs: int = 50
 ) -> Recipe:
     budget = sizes.nodes(total, ratio, of)
     return condensed(budget, by_gradients(), None, SGC(), epochs, turns=20, inner=15)
