@@ -10,7 +10,7 @@ last turn, and the threshold cuts edges without shifting the others. Where we di
 labels and classes belong together (there, classes are in the order of their sizes and features in that of their
 numbers); a real batch sees its whole neighbourhood and not a sample of 10 and 5 neighbours; the rates of features are
 in units of the features' own size (`parameterization.relative`), so that one setting serves any data; nodes begin
-almost without edges (`structure.start`); 100 epochs do, and the set that validation nodes like best along them is
+almost without edges (`structure.start`); 50 epochs do, and the set that validation nodes like best along them is
 released. The code's absolute rates, 600 to 1,000 epochs and last set stand in published/gcond.toml, for the data sets
 that it has scripts for.
 """
