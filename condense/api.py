@@ -164,8 +164,7 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     check_roles(recipe, started.task)
     check_memory(recipe, splits.train, device)
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
-    rows = splits.task.form.independent and splits.task.form.stacked  # passes of others are not compiled
-    computing = execution.settled(settled.execution, cost(recipe, splits.train) if rows else 0.0)
+    computing = execution.settled(settled.execution, cost(recipe, splits.train))
     return replace(started, plan=settled.model_copy(update={"execution": computing}))
 
 

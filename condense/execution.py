@@ -229,7 +229,7 @@ class Compiled(Passes):
     def _template(self, module: nn.Module, x: Any, form: Form) -> Calls | None:
         """`_structure`, for passes in pieces: only where an example's answer does not depend on its neighbours."""
         template = self._structure(module)
-        if template is None or not form.independent or not form.stacked:
+        if template is None or not form.in_rows:
             return None
         if template.by_rows is None:
             some = form.take(x, slice(0, 4))

@@ -195,7 +195,7 @@ class Crowd(Loop):
         cannot be taken without their neighbours or differ in size, and not where torch.func cannot map the network.
         """
         dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
-        alone = data.task.form.independent and data.task.form.stacked and isinstance(loss_on(fit, data), TaskLoss)
+        alone = data.task.form.in_rows and isinstance(loss_on(fit, data), TaskLoss)
         if dropout or list(module.buffers()) or not alone:
             return False
         try:

@@ -173,7 +173,7 @@ def check_start(init: Component, batch: Batch, task: Task, n: int) -> None:
     """Refuse what `Init` must not give: other than n examples of the task, or other than one label for each."""
     expected = {key: tuple(t.shape) for key, t in task.form.pack(task.form.blank(task, n)).items()}
     found = {key: tuple(t.shape) for key, t in task.form.pack(batch.x).items()}
-    if task.form.independent and task.form.stacked and found != expected:
+    if task.form.in_rows and found != expected:
         raise breach(init, found, f"gives examples of other shapes than {expected}")
     if len(batch.y) != n:
         raise breach(init, len(batch.y), f"gives another number of labels than {n}")

@@ -78,12 +78,8 @@ def _judged(
 
 
 def _passes(how: Execution, rules: Protocol, data: Sampler) -> execution.Passes:
-    """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not.
-
-    Never where examples cannot be taken without their neighbours, or differ in size: such passes are not compiled.
-    """
-    worth = judging_cost(rules, data) if data.task.form.independent and data.task.form.stacked else 0.0
-    return execution.passes(execution.settled(how, worth))
+    """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
+    return execution.passes(execution.settled(how, judging_cost(rules, data)))
 
 
 def _check_alike(report: Report, rules: Protocol) -> None:

@@ -42,10 +42,10 @@ def cost(recipe: Recipe, source: Source) -> float:
     """Seconds that the network passes of the outer steps take on one core, eagerly, in order of magnitude.
 
     Measured: a pass leaves about a gigabyte of activations behind in a second. Counted are the forward passes of the
-    pairing's real examples and of the epochs that the pool trains for. None where examples come with all the others:
-    such passes are never compiled.
+    pairing's real examples and of the epochs that the pool trains for. 0 for examples that are no rows, whose passes
+    are not compiled.
     """
-    if not source.task.form.independent:
+    if not source.task.form.in_rows:
         return 0.0
     nets = [part for part in recipe.walk() if isinstance(part, Net)]
     heaviest = max([activations(net, source.task) for net in nets], default=0)
@@ -57,7 +57,12 @@ def cost(recipe: Recipe, source: Source) -> float:
 
 
 def judging_cost(protocol: Protocol, data: Sampler) -> float:
-    """Seconds that training the protocol's networks on `data` takes on one core, eagerly, in order of magnitude."""
+    """Seconds that training the protocol's networks on `data` takes on one core, eagerly, in order of magnitude.
+
+    0 for examples that are no rows, as in `cost`.
+    """
+    if not data.task.form.in_rows:
+        return 0.0
     fit = protocol.fit(data)
     examples = fit.length(data) * min(fit.batch or len(data), len(data))
     return protocol.repeats * PASSES * examples * sum(activations(net, data.task) for net in protocol.nets) / 2**30

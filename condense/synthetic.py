@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,20 @@ class Synthetic(nn.Module, Sampler):
 
         like = self if len(batch) == len(self.item_groups) else None
         return TensorSampler(self.task, batch.x, batch.y, loss=self.loss, like=like, rate=rate)
+
+    def problem(self) -> str | None:
+        """What does not fit together in what was loaded; None: nothing. By default only sizes are held against."""
+        return None
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *rest: Any
+    ) -> None:
+        """Takes up the sizes of `free` first. What does not fit together is an error of loading."""
+        for name in self.free & {key.removeprefix(prefix) for key in state_dict}:
+            setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.device))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)  # type: ignore[no-untyped-call]
+        if problem := self.problem():
+            rest[-1].append(problem)
 
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""

@@ -53,6 +53,11 @@ class Form(Component):
     noun: ClassVar[str] = "examples"  # what several of them are called in tables and sentences
     arrays: ClassVar[tuple[str, ...]] = ()  # names in a file of such a set; (): one array, as condense.export says
 
+    @property
+    def in_rows(self) -> bool:
+        """Is a batch a pile of rows of one size, to be cut anywhere? What is compiled or mapped relies on it."""
+        return self.independent and self.stacked
+
     @abstractmethod
     def pack(self, x: Any) -> dict[str, Tensor]:
         """`x` as named tensors: how it is stored, detached, moved and differentiated."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from pydantic import Field
@@ -270,18 +270,7 @@ class _Stored(Synthetic):
     def stored(self) -> dict[str, int]:
         return bytes_of(Graph(self.x, self.edges, self.weights), self.y)
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *rest: Any
-    ) -> None:
-        """Takes up the stored sizes first. What does not fit together is an error of loading."""
-        for name in self.free & {key.removeprefix(prefix) for key in state_dict}:
-            setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.device))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
-        if problem := self._problem():
-            rest[-1].append(problem)
-
-    def _problem(self) -> str | None:
-        """What is wrong with the buffers as they are."""
+    def problem(self) -> str | None:
         if self.x.dim() != 2 or self.x.shape[1] != self.task.shape[1]:
             return f"nodes have features of the shape {tuple(self.x.shape)}, not (N, {self.task.shape[1]})"
         if tuple(self.edges.shape) != (2, *self.weights.shape):

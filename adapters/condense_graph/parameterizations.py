@@ -6,7 +6,7 @@ Notation: n synthetic nodes, D features, E directed edges.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -174,18 +174,7 @@ class _Chosen(Synthetic):
     def stored(self) -> dict[str, int]:
         return bytes_of(Graph(self.x, self.edges, self.weights), self.y)
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, *rest: Any
-    ) -> None:
-        """Takes up the stored sizes first. What does not fit together is an error of loading."""
-        for name in self.free & {key.removeprefix(prefix) for key in state_dict}:
-            setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.device))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
-        if problem := self._problem():
-            rest[-1].append(problem)
-
-    def _problem(self) -> str | None:
-        """What is wrong with the buffers as they are."""
+    def problem(self) -> str | None:
         if tuple(self.x.shape[1:]) != self.task.shape:
             return f"nodes have features of the shape {tuple(self.x.shape[1:])}, not {self.task.shape}"
         if tuple(self.edges.shape) != (2, *self.weights.shape):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from condense.axes import Net
@@ -119,6 +121,23 @@ def widths(inputs: int, hidden: int, outputs: int, depth: int) -> list[tuple[int
     """(inputs, outputs) of each of `depth` layers."""
     sizes = [inputs, *[hidden] * (depth - 1), outputs]
     return list(itertools.pairwise(sizes))
+
+
+class Layered(NodeNet):
+    """Abstract: `depth` layers of one kind in a row, `hidden` values of a node between them, ReLU and dropout."""
+
+    shorthand: ClassVar[str | None] = "depth"
+    depth: int = Field(default=2, ge=1)
+    hidden: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+
+    @abstractmethod
+    def layer(self, inputs: int, outputs: int) -> Layer:
+        """One of them, freshly initialised."""
+
+    def module(self, inputs: int, outputs: int) -> nn.Module:
+        sizes = widths(inputs, self.hidden, outputs, self.depth)
+        return Stack([self.layer(before, after) for before, after in sizes], self.dropout)
 
 
 def projected(through: Pass, h: Tensor | None, weight: Tensor) -> Tensor:

@@ -6,14 +6,13 @@ import math
 from typing import ClassVar, final
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Layer, NodeNet, Pass, Stack, widths
+from .base import Layer, Layered, Pass
 
 
 @final
-class GCN(NodeNet):
+class GCN(Layered):
     """Graph convolutions, relu(A_hat h W + b) each, dropout between them; the last gives the logits.
 
     depth: convolutions. hidden: values of a node between them. features: A_hat h in front of the last weights,
@@ -23,14 +22,9 @@ class GCN(NodeNet):
     """
 
     name: ClassVar[str] = "gcn"
-    shorthand: ClassVar[str | None] = "depth"
-    depth: int = Field(default=2, ge=1)
-    hidden: int = Field(default=256, ge=1)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
 
-    def module(self, inputs: int, outputs: int) -> nn.Module:
-        sizes = widths(inputs, self.hidden, outputs, self.depth)
-        return Stack([GCNLayer(before, after) for before, after in sizes], self.dropout)
+    def layer(self, inputs: int, outputs: int) -> Layer:
+        return GCNLayer(inputs, outputs)
 
 
 @final

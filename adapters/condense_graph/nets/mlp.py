@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Layer, NodeNet, Pass, Stack, projected, widths
+from .base import Layer, Layered, Pass, projected
 
 
 @final
-class NodeMLP(NodeNet):
+class NodeMLP(Layered):
     """Linear layers on each node's own features, ReLU and dropout between. features: (n, hidden)."""
 
     name: ClassVar[str] = "node-mlp"
-    shorthand: ClassVar[str | None] = "depth"
-    depth: int = Field(default=2, ge=1)
-    hidden: int = Field(default=256, ge=1)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
 
-    def module(self, inputs: int, outputs: int) -> nn.Module:
-        sizes = widths(inputs, self.hidden, outputs, self.depth)
-        return Stack([Own(before, after) for before, after in sizes], self.dropout)
+    def layer(self, inputs: int, outputs: int) -> Layer:
+        return Own(inputs, outputs)
 
 
 @final

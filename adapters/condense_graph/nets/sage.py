@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Layer, NodeNet, Pass, Stack, projected, widths
+from .base import Layer, Layered, Pass, projected
 
 
 @final
-class GraphSAGE(NodeNet):
+class GraphSAGE(Layered):
     """A node's own values and the mean of its neighbours', each with weights of its own; ReLU and dropout between.
 
     Edge weights are weights of the mean; PyG's layer, to which this is equal where they are 1, takes none. A node
@@ -21,14 +20,9 @@ class GraphSAGE(NodeNet):
     """
 
     name: ClassVar[str] = "graphsage"
-    shorthand: ClassVar[str | None] = "depth"
-    depth: int = Field(default=2, ge=1)
-    hidden: int = Field(default=256, ge=1)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
 
-    def module(self, inputs: int, outputs: int) -> nn.Module:
-        sizes = widths(inputs, self.hidden, outputs, self.depth)
-        return Stack([SAGELayer(before, after) for before, after in sizes], self.dropout)
+    def layer(self, inputs: int, outputs: int) -> Layer:
+        return SAGELayer(inputs, outputs)
 
 
 @final
