@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ def reproduce(
 
     Raises `Paused` when the time is used up, once the state is saved; else as `condense.run` and `condense.judge`.
     """
+    gc.collect()  # a run lies in cycles: what an earlier row held is not to be counted as memory of this one
     settled = planned(target, how, how.steps)
     steps, published = settled.recipe.outer.steps, planned(target, how).recipe.outer.steps
     folder = how.runs / name_of(target, how)
