@@ -70,12 +70,13 @@ def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tenso
 def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     from .sources.checks import check_edges, check_features
 
-    x, edges, weights = _needed(arrays, "x", where), arrays.get("edge_index"), arrays.get("edge_weight")
+    x, weights = _needed(arrays, "x", where), arrays.get("edge_weight")
     check_features(x, f"{where} x")
-    if edges is None or edges.numel() == 0:
-        return Graph(x.float())
-    edges = edges if edges.is_floating_point() else edges.long()
+    edges = arrays.get("edge_index", torch.zeros(2, 0))
+    edges = edges if edges.is_floating_point() and edges.numel() else edges.long()
     check_edges(edges, weights, len(x), f"{where} edge_index")
+    if edges.numel() == 0:
+        return Graph(x.float())
     proper = edges[0] != edges[1]
     return Graph(x.float(), edges[:, proper], None if weights is None else weights[proper].float())
 

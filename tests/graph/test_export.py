@@ -176,7 +176,14 @@ BAD = {
     "other features": ({"x": np.ones((9, 7), np.float32)}, "other features than the data set, which has 16"),
     "labels of fewer nodes": ({"y": np.zeros(8, np.int64)}, "one label for each node"),
     "edges to nowhere": ({"edge_index": np.array([[0], [9]]), "edge_weight": None}, r"outside 0\.\.8"),
-    "weights of fewer edges": ({"edge_weight": np.ones(1, np.float32)}, "one weight for each"),
+    "weights of fewer edges": (
+        {"edge_index": np.array([[0, 1], [1, 0]]), "edge_weight": np.ones(1, np.float32)},
+        "one weight for each",
+    ),
+    "weights of no edges": (
+        {"edge_index": np.zeros((2, 0), np.int64), "edge_weight": np.ones(1, np.float32)},
+        "one weight for each",
+    ),
     "a mask of numbers": ({"train_mask": np.ones(9)}, "truth value"),
     "a class without nodes": ({"y": np.zeros(9, np.int64)}, "has no node of this class"),
     "texts": ({"x": np.array([["a"]])}, "no numbers"),

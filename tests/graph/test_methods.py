@@ -104,7 +104,7 @@ def test_published_settings_are_those_of_the_script(data):
 def test_the_default_releases_what_validation_likes_best():
     for name in LEARNED:
         assert method(name).selection == OnValidation(
-            net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=10, repeats=2
+            net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=5, repeats=2
         )
     assert all(method(name).selection is None for name in CHOSEN)
 
