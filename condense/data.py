@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -220,11 +220,16 @@ class TensorSource(Source):
     def fingerprint(self) -> str:
         """SHA-256 over shape, dtype and bytes of x and y, and the class names in order."""
         h = hashlib.sha256()
-        for tensor in (self.x, self.y):
-            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            h.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        feed(h, (self.x, self.y))
         h.update("\x1f".join(self.task.classes).encode())
         return h.hexdigest()
+
+
+def feed(h: Any, tensors: Iterable[Tensor]) -> None:
+    """Shape, dtype and bytes of each tensor into a hash of hashlib, wherever the tensor lies."""
+    for tensor in tensors:
+        h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+        h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 @dataclass(frozen=True)

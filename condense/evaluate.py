@@ -26,7 +26,7 @@ from . import execution, files
 from .axes import Net, Transform
 from .checkpoint import private_folder
 from .component import digest
-from .data import Sampler, Source, Splits, TensorSampler
+from .data import Sampler, Source, Splits, TensorSampler, feed
 from .errors import BadData, BadValue
 from .fit import Crowd, Fit, Loop
 from .keeping import Best, interval
@@ -91,9 +91,7 @@ class Candidate:
         examples = [] if isinstance(data, Source) else [*data.task.form.pack(data.x).values(), data.y]
         if isinstance(data, Source):
             h.update(digest(data.provenance()).encode())
-        for tensor in (*examples, *self.transform.state_dict().values()):
-            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        feed(h, (*examples, *self.transform.state_dict().values()))
         return h.hexdigest()[:16]
 
 

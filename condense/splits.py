@@ -54,14 +54,15 @@ def as_examples(x: Any, where: str) -> Tensor:
     Integers must lie in 0..255; floats that hold exactly such integers, and more than 1 among them, become uint8 too.
     Other floats are kept: [0, 1] is what pictures show, any other scale is normalised like it. Beyond 1e4 is refused.
     """
-    examples = _tensor(x, where)
+    examples = as_tensor(x, where)
     if examples.dim() < 2 or 0 in examples.shape[1:]:
         remedy = "Give (N, C, H, W) or (N, H, W) images, or (N, D) vectors."
         raise BadData(where, tuple(examples.shape), "is no array of examples", remedy)
     return _values(_channels_first(examples, where), where).contiguous()
 
 
-def _tensor(value: Any, where: str) -> Tensor:
+def as_tensor(value: Any, where: str) -> Tensor:
+    """Numbers of any kind and byte order as a tensor on the CPU. Raises `BadData`."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     try:
@@ -106,7 +107,7 @@ def _values(x: Tensor, where: str) -> Tensor:
 
 def as_labels(y: Any, where: str) -> Tensor:
     """Whole numbers of any width as int64; anything else is left for `check_examples` to refuse."""
-    labels = _tensor(y, where)
+    labels = as_tensor(y, where)
     return labels if labels.is_floating_point() or labels.is_complex() else labels.to(torch.int64)
 
 

@@ -7,7 +7,7 @@ gathers of a node in front of its last layer; GCond's code chooses by the output
 
 from __future__ import annotations
 
-from condense.axes import Asset, Augment, Budget, Init, Preprocess
+from condense.axes import Asset, Augment, Budget, Init, Parameterization, Preprocess
 from condense.component import named
 from condense.fit import Fit
 from condense.hookspecs import hookimpl
@@ -24,11 +24,11 @@ from .nets.gcn import GCN
 from .parameterizations import StoredGraph
 
 
-def coreset(budget: Budget, init: Init, around: bool = False) -> Recipe:
-    """No objective, no network, no steps: what Init chooses is the set."""
+def coreset(storage: Parameterization, budget: Budget, init: Init) -> Recipe:
+    """No objective, no network, no steps: what Init chooses is the set. For nodes and for whole graphs alike."""
     return Recipe(
         pool=NoModel(),
-        parameterization=StoredGraph(around=around),
+        parameterization=storage,
         budget=budget,
         init=init,
         labels=Hard(),
@@ -50,7 +50,7 @@ def scorer() -> Asset:
     protocol="graph",
 )
 def random(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train") -> Recipe:
-    return coreset(sizes.nodes(total, ratio, of), named(Init, "real"))
+    return coreset(StoredGraph(), sizes.nodes(total, ratio, of), named(Init, "real"))
 
 
 @published(
@@ -61,7 +61,7 @@ def random(*, total: int | None = None, ratio: float | None = None, of: sizes.Of
     protocol="graph",
 )
 def herding(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train") -> Recipe:
-    return coreset(sizes.nodes(total, ratio, of), Herding(scorer=scorer()))
+    return coreset(StoredGraph(), sizes.nodes(total, ratio, of), Herding(scorer=scorer()))
 
 
 @published(
@@ -72,7 +72,7 @@ def herding(*, total: int | None = None, ratio: float | None = None, of: sizes.O
     protocol="graph",
 )
 def k_center(*, total: int | None = None, ratio: float | None = None, of: sizes.Of = "train") -> Recipe:
-    return coreset(sizes.nodes(total, ratio, of), KCenter(scorer=scorer()))
+    return coreset(StoredGraph(), sizes.nodes(total, ratio, of), KCenter(scorer=scorer()))
 
 
 @published(
@@ -83,7 +83,7 @@ def k_center(*, total: int | None = None, ratio: float | None = None, of: sizes.
     protocol="graph",
 )
 def whole() -> Recipe:
-    return coreset(Ratio(r=1.0, of="train"), named(Init, "real"), around=True)
+    return coreset(StoredGraph(around=True), Ratio(r=1.0, of="train"), named(Init, "real"))
 
 
 @hookimpl

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from condense.component import Component
+from condense.data import feed
 from condense.task import Form, Picture, Task
 
 from .sparse import compressed, product
@@ -125,9 +126,7 @@ class Graph:
     def digest(self) -> str:
         """SHA-256 over features, edges and weights, 64 hexadecimal digits."""
         h = hashlib.sha256()
-        for tensor in (self.x, *self.listed()):
-            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        feed(h, (self.x, *self.listed()))
         return h.hexdigest()
 
     def _keep(self, key: object, make: Callable[[], Tensor], keep: bool) -> Tensor:

@@ -6,34 +6,19 @@ coreset baselines of DosCond (arXiv:2206.07746, section 4.1); how long it trains
 
 from __future__ import annotations
 
-from condense.axes import Asset, Augment, Init, Preprocess
+from condense.axes import Asset, Init
 from condense.component import named
 from condense.fit import Fit
 from condense.hookspecs import hookimpl
 from condense.parts.assets import Trained
 from condense.parts.budgets import PerClass
 from condense.parts.inits import Herding, KCenter
-from condense.parts.labels import Hard
-from condense.parts.pools import NoModel
 from condense.parts.rules import Adam
-from condense.recipe import Outer, Published, Recipe, published
+from condense.recipe import Published, Recipe, published
 
+from .baselines import coreset
 from .concrete import StoredGraphs
 from .nets.whole import GraphGCN
-
-
-def coreset(per_class: int, init: Init) -> Recipe:
-    """No objective, no network, no steps: what Init chooses is the set."""
-    return Recipe(
-        pool=NoModel(),
-        parameterization=StoredGraphs(),
-        budget=PerClass(n=per_class),
-        init=init,
-        labels=Hard(),
-        augment=named(Augment, "none"),
-        preprocess=named(Preprocess, "node-features"),
-        outer=Outer(steps=0),
-    )
 
 
 def scorer() -> Asset:
@@ -48,7 +33,7 @@ def scorer() -> Asset:
     protocol="graphs",
 )
 def random(*, per_class: int = 10) -> Recipe:
-    return coreset(per_class, named(Init, "real"))
+    return coreset(StoredGraphs(), PerClass(n=per_class), named(Init, "real"))
 
 
 @published(
@@ -59,7 +44,7 @@ def random(*, per_class: int = 10) -> Recipe:
     protocol="graphs",
 )
 def herding(*, per_class: int = 10) -> Recipe:
-    return coreset(per_class, Herding(scorer=scorer()))
+    return coreset(StoredGraphs(), PerClass(n=per_class), Herding(scorer=scorer()))
 
 
 @published(
@@ -70,7 +55,7 @@ def herding(*, per_class: int = 10) -> Recipe:
     protocol="graphs",
 )
 def k_center(*, per_class: int = 10) -> Recipe:
-    return coreset(per_class, KCenter(scorer=scorer()))
+    return coreset(StoredGraphs(), PerClass(n=per_class), KCenter(scorer=scorer()))
 
 
 @hookimpl

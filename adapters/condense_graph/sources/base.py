@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from condense.axes import Statistic, Transform
-from condense.data import Ask, Data, Facts, Source, Splits
+from condense.data import Ask, Data, Facts, Source, Splits, feed
 from condense.rng import Rng
 from condense.task import Batch, Task
 
@@ -157,9 +157,7 @@ class NodeSource(Source):
     def fingerprint(self) -> str:
         """SHA-256 over the graph as it is stored, the nodes, their labels, and the class names in order."""
         h = hashlib.sha256(self.raw.digest().encode())
-        for tensor in (self.nodes, self.y):
-            h.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            h.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        feed(h, (self.nodes, self.y))
         h.update("\x1f".join(self.task.classes).encode())
         return h.hexdigest()
 

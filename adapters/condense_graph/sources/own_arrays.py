@@ -15,6 +15,7 @@ from torch import Tensor
 
 from condense.data import Facts
 from condense.errors import BadData
+from condense.splits import as_labels, as_tensor
 
 from ..graph import Graph
 from .base import Labelled
@@ -49,7 +50,7 @@ def labelled(
         raise BadData(where, sorted(arrays), f"has no {missing[0]}", NEEDED[missing[0]])
     x = _features(arrays["x"], f"{where} x")
     check_features(x, f"{where} x")
-    y = _whole(arrays["y"], f"{where} y")
+    y = as_labels(arrays["y"], f"{where} y")
     y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
     if len(y) != len(x):
         raise BadData(f"{where} y", len(y), f"does not have one label for each of {len(x)} nodes", NEEDED["y"])
@@ -68,38 +69,22 @@ def numbered(y: Tensor, nodes: Tensor) -> tuple[str, ...]:
     return tuple(str(c) for c in range(min(int(y[nodes].max()) + 1, len(nodes))))
 
 
-def _tensor(value: Any, where: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    try:
-        array = np.asarray(value)
-        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    except (TypeError, ValueError) as error:
-        raise BadData(where, type(value).__name__, f"cannot become a tensor: {error}", "Store numbers.") from None
-
-
-def _whole(value: Any, where: str) -> Tensor:
-    """Whole numbers of any width as int64; anything else as it is, for the checks to refuse."""
-    tensor = _tensor(value, where)
-    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.int64)
-
-
 def _features(value: Any, where: str) -> Tensor:
-    tensor = _tensor(value, where)
+    tensor = as_tensor(value, where)
     tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
     return tensor if tensor.is_complex() else tensor.float().contiguous()
 
 
 def _edges(arrays: Mapping[str, Any], n: int, where: str) -> tuple[Tensor, Tensor | None]:
-    edges, weights = _whole(arrays["edge_index"], f"{where} edge_index"), arrays.get("edge_weight")
+    edges, weights = as_labels(arrays["edge_index"], f"{where} edge_index"), arrays.get("edge_weight")
     if weights is None and arrays.get("edge_attr") is not None:
-        weights = _tensor(arrays["edge_attr"], f"{where} edge_attr")
+        weights = as_tensor(arrays["edge_attr"], f"{where} edge_attr")
         if weights.dim() == 2 and weights.shape[1] > 1:
             text = f"{where}: edge_attr has {weights.shape[1]} numbers an edge and is left out: networks take one."
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             weights = None
     if weights is not None:
-        weights = _tensor(weights, f"{where} edge_weight").float()
+        weights = as_tensor(weights, f"{where} edge_weight").float()
         weights = weights[:, 0] if weights.dim() == 2 and weights.shape[1] == 1 else weights
     check_edges(edges, weights, n, f"{where} edge_index")
     if weights is not None and bool((weights == 1).all()):
@@ -111,7 +96,7 @@ def _nodes(mask: Any, n: int, where: str) -> Tensor:
     """Node numbers of a mask, (N,) of truth values or of 0 and 1; none where there is no mask."""
     if mask is None:
         return torch.zeros(0, dtype=torch.int64)
-    marks = _whole(mask, where)
+    marks = as_labels(mask, where)
     if marks.shape != (n,):
         remedy = f"Store ({n},) truth values; of several splits, one."
         raise BadData(where, tuple(marks.shape), f"is not one mark for each of {n} nodes", remedy)
