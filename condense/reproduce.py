@@ -45,6 +45,7 @@ def command(
     seeds: Seeds = 1,
     steps: o.Steps = None,
     plain: o.Plain = False,
+    protocol: o.ProtocolName = None,
     repeats: Networks = 20,
     minutes: Budget = None,
     device: o.Device = None,
@@ -67,12 +68,12 @@ def command(
     from .reproduction import How, chosen
 
     speaker, shelf = Speaker(as_json), Shelf(rows)
-    how = How(seed, steps, plain, repeats, device, runs, asked_limits(minutes, None).minutes)
+    how = How(seed, steps, plain, protocol, repeats, device, runs, asked_limits(minutes, None).minutes)
     hows = [replace(how, seed=seed + i) for i in range(seeds)]
     found = chosen(method, data, per_class, total)
     if not listed:
         with reading_from(data_root):
-            work = _timing(shelf, hows[0], timed_on) if estimate else _making(speaker, shelf, hows, note)
+            work = _timing(shelf, hows[0], timed_on, note) if estimate else _making(speaker, shelf, hows, note)
             _work(speaker, shelf, found, work)
     _tell(speaker, shelf, found)
 
@@ -105,11 +106,18 @@ def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -
         raise refused
 
 
-def _timing(shelf: Shelf, how: How, on: str | None) -> Work:
+def _timing(shelf: Shelf, how: How, on: str | None, note: str) -> Work:
+    """Time a row's steps; what is timed already stays, and gets the note."""
     from .reproduction import timed
 
     known = shelf.estimates()
-    return lambda target: [] if target.key in known else [timed(target, how, on)]
+
+    def work(target: Target) -> Iterator[Estimate]:
+        old = known.get(target.key)
+        if old is None or note:
+            yield (old or timed(target, how, on)).model_copy(update={"note": note})
+
+    return work
 
 
 def _making(speaker: Speaker, shelf: Shelf, hows: Sequence[How], note: str) -> Work:

@@ -87,7 +87,7 @@ class Finished(BaseModel):
     """One row: the set that was made, as networks judged it, beside a random set.
 
     steps: taken, and as published (outer steps). plain: without the settings that were published for the data set.
-    note: the cause of a gap, or what else has to be known.
+    protocol: that judged in place of the method's own. note: the cause of a gap, or what else has to be known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,19 +101,21 @@ class Finished(BaseModel):
     random: Row | None = None
     making: Making
     plain: bool = False
+    protocol: str | None = None
     note: str = ""
 
     @property
     def name(self) -> str:
         """The row's folder among the runs, and its file among the rows."""
-        return run_name(self.target, self.seed, self.steps, self.published_steps, plain=self.plain)
+        asked = (self.target, self.seed, self.steps, self.published_steps)
+        return run_name(*asked, plain=self.plain, protocol=self.protocol)
 
 
 class Estimate(BaseModel):
     """The time of one outer step, measured on this machine after the passes were compiled.
 
     seconds: processor time on a CPU, wall time on a GPU. wall: the same steps' wall time. timed: how many steps.
-    steps: as published. data: on which set they were timed, where the row's own is not at hand.
+    steps: as published. data: on which set they were timed, where the row's own is not at hand. note: why it was not run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,6 +129,7 @@ class Estimate(BaseModel):
     data: str
     passes: str
     machine: dict[str, Any]
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -137,9 +140,11 @@ class Estimate(BaseModel):
         return self.steps * self.seconds / 3600
 
 
-def run_name(target: Target, seed: int, steps: int, published_steps: int, *, plain: bool = False) -> str:
-    shortened = "" if steps == published_steps else f"-{steps}"
-    return f"{target.name}-{seed}{'-plain' if plain else ''}{shortened}"
+def run_name(
+    target: Target, seed: int, steps: int, published_steps: int, *, plain: bool = False, protocol: str | None = None
+) -> str:
+    marks = ("plain" if plain else "", protocol or "", "" if steps == published_steps else str(steps))
+    return "-".join([target.name, str(seed), *filter(None, marks)])
 
 
 def targets(found: Registry) -> list[Target]:
@@ -265,7 +270,8 @@ def page(shelf: Shelf, known: Iterable[Target]) -> str:
     from .docs import table
 
     finished, estimates = shelf.finished(), shelf.estimates()
-    done = {row.target.key for row in finished if row.steps == row.published_steps and not row.plain}
+    as_published = [row for row in finished if row.steps == row.published_steps and not (row.plain or row.protocol)]
+    done = {row.target.key for row in as_published}
     turns = {target.key: i for i, target in enumerate(known)}
     finished.sort(key=lambda row: (turns.get(row.target.key, len(turns)), row.name))
     missing = [target for target in known if target.key not in done]
@@ -334,7 +340,8 @@ def _missing(target: Target, estimate: Estimate | None) -> Sequence[str]:
     if estimate is None:
         return (*first, "", "", "", "not timed yet")
     else_on = "" if estimate.data == target.data else f"; timed on {estimate.data}"
-    why = f"above {HOURS:g} CPU-hours" if estimate.hours > HOURS else "not run yet"
+    above = f"above {HOURS:g} CPU-hours" if estimate.hours > HOURS else ""
+    why = "; ".join(filter(None, (above, estimate.note))) or "not run yet"
     timed = f"{estimate.seconds:.2f} ({estimate.timed} steps, {estimate.passes}, {estimate.machine['device']}{else_on})"
     return (*first, f"{estimate.steps:,}", timed, f"{estimate.hours:.1f}", why)
 

@@ -37,13 +37,14 @@ WARM, TIMED = 2, 3  # outer steps: the first compile, then as many are timed
 class How:
     """How rows are reproduced. steps: fewer than published; None: as published. runs: where runs lie.
 
-    plain: with the method's defaults for any data, without the settings that were published for the set. minutes: of
-    wall time for all rows together, counted from `started`.
+    plain: with the method's defaults for any data, without the settings that were published for the set. protocol: the
+    judge, by name; None: the method's own. minutes: of wall time for all rows together, counted from `started`.
     """
 
     seed: int = 0
     steps: int | None = None
     plain: bool = False
+    protocol: str | None = None
     repeats: int = 20
     device: str | None = None
     runs: Path = Path("runs")
@@ -77,19 +78,20 @@ def chosen(
 
 def planned(target: Target, how: How, steps: int | None = None) -> Plan:
     asked: dict[str, Any] = {"seed": how.seed, "steps": steps, "device": how.device, "published": not how.plain}
-    return api.plan(target.method, data=target.data, **target.size.given, **asked)
+    return api.plan(target.method, data=target.data, protocol=how.protocol, **target.size.given, **asked)
 
 
 def name_of(target: Target, how: How) -> str:
     """The name of the row's run folder, and of its file."""
     published = planned(target, how).recipe.outer.steps
-    return run_name(target, how.seed, published if how.steps is None else how.steps, published, plain=how.plain)
+    steps = published if how.steps is None else how.steps
+    return run_name(target, how.seed, steps, published, plain=how.plain, protocol=how.protocol)
 
 
 def reproduce(
     target: Target, how: How, *, observers: Iterable[Any] = (), tell: Tell | None = None, note: str = ""
 ) -> Finished:
-    """Make the row's set, or go on with it, and judge it by the method's own protocol, with `how.repeats` networks.
+    """Make the row's set, or go on with it, and judge it with `how.repeats` networks.
 
     Raises `Paused` when the time is used up, once the state is saved; else as `condense.run` and `condense.judge`.
     """
@@ -111,6 +113,7 @@ def reproduce(
         random=None if own == "random" else report["random"],
         making=_making(artifact),
         plain=how.plain,
+        protocol=how.protocol,
         note=note,
     )
 

@@ -226,6 +226,18 @@ def test_a_malformed_row_is_refused_by_name(place):
         Shelf(Path("docs/reproduced")).finished()
 
 
+def test_a_row_that_another_protocol_judges_is_a_row_of_its_own_and_leaves_the_published_one_open(place):
+    one("--protocol", "vico")
+    row = stored("dm-digits-1-0-vico")
+    assert (row["protocol"], row["condensed"]["protocol"], row["random"]["protocol"]) == ("vico", "vico", "vico")
+    text = Path("docs/reproduced.md").read_text()
+    assert cells(text, "Finished", "dm", "digits", "1 per class")[4] == "vico"
+    assert cells(text, "Not run", "dm", "digits", "1 per class")[-1] == "not timed yet"
+    one()
+    assert [row.protocol for row in Shelf(Path("docs/reproduced")).finished()] == ["vico", None]
+    assert len(lines(Shelf(Path("docs/reproduced")).finished())) == 2
+
+
 # -- estimates ------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +257,12 @@ def test_an_estimate_is_of_steps_after_the_first_ones(place, monkeypatch):
     assert not Path("runs").exists()
     line = cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1 per class")
     assert (line[5], line[7], line[8]) == ("7,200", f"{2 * estimate.seconds:.1f}", "not run yet")
+    one("--estimate", "--note", "no such data here")
+    assert Shelf(Path("docs/reproduced")).estimates() == {
+        estimate.target.key: estimate.model_copy(update={"note": "no such data here"})
+    }
+    line = cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1 per class")
+    assert line[8] == "no such data here"
 
 
 def test_an_estimate_may_be_timed_on_other_data_of_the_same_sizes_and_needs_steps(place):
