@@ -115,7 +115,7 @@ class Estimate(BaseModel):
     """The time of one outer step, measured on this machine after the passes were compiled.
 
     seconds: processor time on a CPU, wall time on a GPU. wall: the same steps' wall time. timed: how many steps.
-    steps: as published. data: on which set they were timed, where the row's own is not at hand. note: why it was not run.
+    steps: as published. data: on which set they were timed, where the row's own is not at hand. note: why none is run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
