@@ -33,7 +33,12 @@ Rows = Annotated[Path, typer.Option("--rows", metavar="DIR", help="Where rows go
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="What else has to be known of the row.")]
 Listed = Annotated[bool, typer.Option("--list", help="Name the rows and where they stand; run nothing.")]
 Timed = Annotated[bool, typer.Option("--estimate", help="Time a few steps of each row instead of running it.")]
-TimedOn = Annotated[str | None, typer.Option("--timed-on", metavar="SET", help="Time them on this set of equal sizes.")]
+TimedOn = Annotated[
+    str | None,
+    typer.Option(
+        "--timed-on", metavar="SET", help="As on this set of equal sizes."
+    ),
+]
 
 
 def command(
@@ -107,15 +112,16 @@ def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -
 
 
 def _timing(shelf: Shelf, how: How, on: str | None, note: str) -> Work:
-    """Time a row's steps; what is timed already stays, and gets the note."""
-    from .reproduction import timed
-
-    known = shelf.estimates()
+    """Time a row's steps; what is timed already stays, and gets the note. A known time on the set `on` is taken."""
+    from .reproduction import as_timed, timed
 
     def work(target: Target) -> Iterator[Estimate]:
+        known = shelf.estimates()
         old = known.get(target.key)
+        like = known.get((target.method, on, target.size.told())) if on else None
         if old is None or note:
-            yield (old or timed(target, how, on)).model_copy(update={"note": note})
+            found = old or (as_timed(like, target, how) if like else timed(target, how, on))
+            yield found.model_copy(update={"note": note})
 
     return work
 

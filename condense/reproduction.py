@@ -170,6 +170,11 @@ class Stopwatch:
         return (last[0] - first[0]) / timed, (last[1] - first[1]) / timed, timed
 
 
+def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
+    """The time of a step of the same row on another set, one of equal sizes, as that of `target`."""
+    return known.model_copy(update={"target": target, "steps": planned(target, how).recipe.outer.steps})
+
+
 def timed(target: Target, how: How, on: str | None = None) -> Estimate:
     """The time of an outer step of the row at its published settings; nothing is stored. on: another set of its sizes.
 

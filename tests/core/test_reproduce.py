@@ -23,7 +23,7 @@ from condense.plugins import registry
 from condense.protocol import Protocol
 from condense.published import Row
 from condense.recipe import Execution
-from condense.reproduced import Finished, Shelf, Target, lines, page, targets
+from condense.reproduced import Estimate, Finished, Shelf, Target, lines, page, targets
 from condense.reproduction import How, Stopwatch, chosen, timed
 
 ROOT = Path(__file__).parents[2]
@@ -274,6 +274,17 @@ def test_an_estimate_may_be_timed_on_other_data_of_the_same_sizes_and_needs_step
         patch.setattr(reproduction, "WARM", 1)
         patch.setattr(reproduction, "TIMED", 2)
         assert timed(more, How(), on="digits").data == "digits"
+
+
+def test_a_time_that_is_known_of_the_other_set_is_taken_for_a_row_of_equal_sizes(place, monkeypatch):
+    known = Target(method="dm", data="mnist", per_class=1)
+    facts = {"wall": 4.0, "timed": 3, "data": "mnist", "passes": "eager float32", "machine": {"device": "a machine"}}
+    shelf = Shelf(Path("docs/reproduced"))
+    shelf.add(Estimate(target=known, steps=20_000, seconds=2.0, **facts))
+    monkeypatch.setattr(reproduction, "timed", lambda *_: pytest.fail("timed again"))
+    one("--estimate", "--timed-on", "mnist")
+    taken = shelf.estimates()["dm", "digits", "1 per class"]
+    assert (taken.seconds, taken.steps, taken.data, taken.target.accuracy) == (2.0, 3, "mnist", 60.0)
 
 
 # -- how networks that judge are computed ---------------------------------------------------------------------------
