@@ -105,6 +105,7 @@ def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), lim
         settled = started.plan
         held = holds(folder, settled)
         if held == "finished":
+            started.splits.train.finish(folder / PRIVATE)
             return replace(load(folder), plan=settled)  # live data and networks are in no file
         with Lock(private_folder(folder)):
             if held == "nothing":
@@ -119,9 +120,11 @@ def _made(started: Run, folder: Path) -> Artifact:
     for place in (folder, folder / PRIVATE):
         files.sweep(place)
     settled = started.plan
+    started.splits.train.begin(folder / PRIVATE)
     with started.interruptible(), execution.using(execution.passes(settled.execution)):
         syn = condense(started)
     made = write_artifact(folder, settled, syn, started.transform, started.task, provenance(started))
+    started.splits.train.finish(folder / PRIVATE)
     return replace(made, plan=settled)
 
 
@@ -192,6 +195,7 @@ def provenance(done: Run) -> dict[str, Any]:
         "seconds": round(done.seconds(), 3),
         "peak_memory_bytes": peak_memory(device),
         "assets": done.assets.used,
+        **done.splits.train.account_for(),
         "notes": {key: value for key, value in done.notes.items() if key != "seconds"},
     }
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -138,8 +139,21 @@ class Source(Sampler):
     def admit(self, recipe: Any) -> None:
         """Refuse, before anything is computed, a recipe that reads what this source does not give."""
 
+    def begin(self, folder: Path | None) -> None:
+        """A run is about to take its first step, or to go on, in the private folder `folder` (None: it stores nothing).
+
+        What must be on disk before the data are touched (a private source's ledger) is opened here.
+        """
+
+    def finish(self, folder: Path | None) -> None:
+        """The run's artifact is complete on disk: what only a resume needed may go."""
+
+    def account_for(self) -> dict[str, Any]:
+        """What a run that ends owes its artifact besides `provenance`: of what was taken from the source."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
-        """State of a source that keeps any (a private one's ledger): part of every checkpoint."""
+        """State of a source that keeps any (how often a private one was measured): part of every checkpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -271,6 +285,7 @@ class Data(Component):
     axis: ClassVar[str] = "data"
     embedded: ClassVar[bool] = False  # ships with a dependency: needs no files and no network
     form: ClassVar[str] = "tensors"  # the name of the form that its examples have: which methods are for it
+    confidential: ClassVar[bool] = False  # no example is shown, and what is judged on it stays out of the artifact
 
     @abstractmethod
     def open(self, device: torch.device | str = "cpu") -> Splits:

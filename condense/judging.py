@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import execution, html, pictures
+from . import execution, files, html, pictures
 from .api import open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
-from .checkpoint import Lock, private_folder
+from .checkpoint import PRIVATE, Lock, private_folder
 from .data import Sampler
 from .errors import BadValue
 from .evaluate import Candidate, Progress, Protocol, evaluate
@@ -26,6 +27,7 @@ from .recipe import Execution, Plan
 from .report import Report
 from .running import Limits, Run
 
+REPORT = "report.json"
 Tell = Callable[[Progress, str], None]  # where the judge is, and what it judges
 
 
@@ -38,6 +40,7 @@ def judge(
     device: str | None = None,
     observers: Iterable[Any] = (),
     tell: Tell | None = None,
+    publish: bool = False,
 ) -> Artifact:
     """Judge the set, random real examples in the same number, and networks trained on all of the data.
 
@@ -45,10 +48,12 @@ def judge(
     embedded data, and where these networks are cached. device: None for the plan's. What is found is merged with what
     the artifact's report holds, and stored in it with `report.html` and pictures; returns the artifact as it is now.
     Networks that are judged are kept in the folder one by one, so that the same call goes on after an interrupt.
+    Of confidential data nothing but the set is judged, and what is found goes to `.run/report.json` and `report.html`
+    beside it; publish: into the artifact after all, which then says that no guarantee covers these numbers.
     Raises `BadValue` where the artifact was judged by another protocol, `InUse` where another process judges it.
     """
     with blaming(artifact.path):
-        return _judged(artifact, protocol, random, full, device, observers, tell)
+        return _judged(artifact, protocol, random, full, device, observers, tell, publish)
 
 
 def _judged(
@@ -59,22 +64,44 @@ def _judged(
     device: str | None,
     observers: Iterable[Any],
     tell: Tell | None,
+    publish: bool,
 ) -> Artifact:
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
     passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler())
+    confidential = settled.data.confidential
+    if confidential:
+        random, full = False, False  # both would show networks what the set was to keep
     with Lock(private_folder(artifact.path)), execution.using(passes):
+        artifact = with_private_report(artifact) if confidential else artifact
         report = Report.model_validate(artifact.report or {})
         _check_alike(report, rules)
         for found in _reports(artifact, opened, rules, random, full, tell):
             report = report.merge(found)
-        drawings = pictures.drawn(artifact)
-        page = html.report_page(artifact, report, drawings).encode()
-        extra = {"report.html": page, **pictures.for_artifact(artifact, drawings)}
-        done = artifact.update(report=report.dump(), extra=extra)
+        if confidential and publish:
+            report = report.model_copy(update={"uncovered": True})
+        done = _stored(artifact, report, private=confidential and not publish)
     opened.hooks.hook.condense_evaluated(artifact=done, report=report)
     return done
+
+
+def _stored(artifact: Artifact, report: Report, *, private: bool) -> Artifact:
+    """The report and its page written into the artifact, or into its private folder; the artifact as it is now."""
+    drawings = pictures.drawn(artifact)
+    page = html.report_page(artifact, report, drawings).encode()
+    if private:
+        folder = private_folder(artifact.path)
+        files.write(folder / "report.html", page)
+        files.write_json(folder / REPORT, report.dump())
+        return replace(artifact, report=report.dump())
+    return artifact.update(report=report.dump(), extra={"report.html": page, **pictures.for_artifact(artifact, drawings)})
+
+
+def with_private_report(artifact: Artifact) -> Artifact:
+    """The artifact with the report that is kept beside it, if there is one."""
+    path = artifact.path / PRIVATE / REPORT
+    return replace(artifact, report=files.read_json(path)) if path.is_file() else artifact
 
 
 def _passes(how: Execution, rules: Protocol, data: Sampler) -> execution.Passes:

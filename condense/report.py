@@ -86,11 +86,15 @@ class Row(BaseModel):
 
 
 class Report(BaseModel):
-    """Rows judged under one protocol and tested on one split; rows of kind `full` are references beside them."""
+    """Rows judged under one protocol and tested on one split; rows of kind `full` are references beside them.
+
+    uncovered: these numbers were read of confidential data, and no guarantee of the set covers them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     format: Literal[1] = 1
     rows: tuple[Row, ...] = ()
+    uncovered: bool = False
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON data: `Report.model_validate` reads it back, equal."""
@@ -111,7 +115,7 @@ class Report(BaseModel):
         tested = {f"{row.split} {row.tested}" for row in rows}
         if len(tested) > 1:
             raise BadValue("report", sorted(tested), "has rows tested on two sets", remedy)
-        return Report(rows=tuple(doubted(row, rows) for row in rows))
+        return Report(uncovered=self.uncovered, rows=tuple(doubted(row, rows) for row in rows))
 
 
 def doubted(row: Row, rows: list[Row]) -> Row:

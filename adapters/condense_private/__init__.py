@@ -1,0 +1,23 @@
+"""Privacy for condense: sets whose making is differentially private, with the ledger that says by how much.
+
+A private source refuses to give examples; it answers `measure` with clipped, noised sums, and bills each of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from condense.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from condense.component import Component
+
+
+@hookimpl
+def condense_components() -> list[type[Component]]:
+    from .private import Private
+
+    return [Private]
+
+
+__all__ = ["condense_components"]

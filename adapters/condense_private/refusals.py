@@ -1,0 +1,94 @@
+"""What a private source refuses, by the part at fault: the leak, and what to use in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from condense.axes import Net, Statistic
+from condense.component import Component
+from condense.errors import BadValue
+from condense.recipe import Reads, Recipe
+from condense.task import Batch, Task
+
+TRIED = 4  # public random records on which a statistic is tried
+
+# axis -> (what reading examples there would publish, what to use instead)
+LEAKS = {
+    "init": ("starts from real examples, which would stand in the released set", "Start from noise: --set init=noise."),
+    "labels": ("labels the set by what a network learned from private examples", "Use --set labels=hard."),
+    "selection": ("chooses a set by its score on private examples", "Release the last set: --set selection=null."),
+    "pool": ("trains networks on private examples", "Train them on the set: pool.on=synthetic, or use fresh ones."),
+    "asset": ("makes something of private examples (experts, teachers, statistics)", "Make it of public data."),
+    "objective": ("reads private examples itself", "Use one that only measures: `matching`."),
+    "pairing": ("reads private examples itself", "Use class-wise or joint."),
+    "parameterization": ("is shaped by private examples", "Use pixels, or a generator with public weights."),
+    "budget": ("divides the set by the sizes of the private classes", "Ask for as many of each class: --per-class."),
+    "preprocess": ("is fitted on private examples", "Use public constants: --set preprocess=normalise."),
+}
+
+
+def leaks(recipe: Recipe) -> list[Component]:
+    """The parts of a recipe that read private examples, or do not say what they read."""
+    return [part for part in recipe.walk() if part is not recipe and part.reads(recipe).examples]
+
+
+def refuse_reads(recipe: Recipe) -> None:
+    """Refuse a recipe of which a part reads more than measures. Raises `BadValue` naming the leak and the remedy."""
+    for part in leaks(recipe):
+        why, remedy = LEAKS.get(part.axis, ("does not say what it reads of the data", "Let it define `reads`."))
+        raise BadValue(part.axis, part.name, f"cannot be used on private data: it {why}", remedy)
+    if recipe.total_reads() == Reads():
+        problem = "takes no measure of the private data, and reads none of it: nothing would be learned"
+        raise BadValue("recipe", "no measure", problem, "Use a method that measures; docs/privacy.md lists them.")
+
+
+def refuse_batch_norm(net: Net, task: Task) -> None:
+    """Refuse a network that normalises over the batch: one record then changes the rows of all others.
+
+    Measured, a replaced record moves such a sum by 9 times the bound; of instance or group norm, never beyond it.
+    """
+    with torch.device("meta"):
+        module = net.build(task)
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            problem = "normalises over the batch, so that one record changes what is said of all others"
+            raise BadValue("net", net.name, problem, "Use instance or group norm (conv-net, norm=instance).")
+
+
+def check_rows(statistic: Statistic, model: nn.Module, task: Task, device: torch.device) -> None:
+    """Try a statistic on random public records: is each row that of its record alone, and the mean theirs?
+
+    Raises `BadValue` where it is not: batch norm, and whatever looks at its neighbours, in strangers' parts too.
+    """
+    batch = public_records(task, device)
+    rows = statistic.rows(model, batch, task)
+    for i in range(TRIED):
+        one = Batch(task.form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
+        _same(statistic, {key: value[i : i + 1] for key, value in rows.items()}, statistic.rows(model, one, task))
+    mean = statistic.mean(model, batch, task, live=False)
+    _same(statistic, {key: value.mean(0) for key, value in rows.items()}, mean)
+
+
+def public_records(task: Task, device: torch.device) -> Batch:
+    """Random examples in a network's input scale, which nobody's data went into."""
+    generator = torch.Generator().manual_seed(0)
+    blank = task.form.pack(task.form.blank(task, TRIED))
+    drawn = {k: torch.randn(t.shape, generator=generator) if t.is_floating_point() else t for k, t in blank.items()}
+    y = torch.arange(TRIED) % task.groups
+    return Batch(task.form.to(task.form.unpack(drawn), device), y.to(device))
+
+
+def _same(statistic: Statistic, together: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> None:
+    for key, value in together.items():
+        scale = float(value.abs().max()) or 1.0
+        if not torch.allclose(value, alone[key], rtol=1e-3, atol=1e-4 * scale):
+            problem = f"says of a record ({key}) what depends on the other records of its batch"
+            remedy = "Clipping such rows bounds nothing. Use networks without batch norm, and statistics by record."
+            raise BadValue("objective.statistic", statistic.name, problem, remedy)
+
+
+__all__ = ["check_rows", "leaks", "refuse_batch_norm", "refuse_reads"]
