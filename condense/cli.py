@@ -162,6 +162,7 @@ def run(
     checkpoint_every: o.CheckpointEvery = None,
     full: o.Full = None,
     no_eval: o.NoEval = False,
+    publish: o.Publish = False,
     data_root: o.DataRoot = None,
     tensorboard: o.Board = False,
     as_json: o.AsJson = False,
@@ -178,7 +179,7 @@ def run(
         settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **size, **asked)
         folder = out or default_folder(settled, plain=plain)
         limits = asked_limits(minutes, checkpoint_every)
-        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
+        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard)
 
 
 @app.command()
@@ -188,6 +189,7 @@ def resume(
     checkpoint_every: o.CheckpointEvery = None,
     full: o.Full = None,
     no_eval: o.NoEval = False,
+    publish: o.Publish = False,
     data_root: o.DataRoot = None,
     tensorboard: o.Board = False,
     as_json: o.AsJson = False,
@@ -198,7 +200,7 @@ def resume(
     with _reading_from(data_root):
         settled = stored_plan(folder)
         limits = asked_limits(minutes, checkpoint_every)
-        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, board=tensorboard)
+        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard)
 
 
 def _reading_from(folder: Path | None) -> Any:
@@ -215,6 +217,7 @@ def _carry_out(
     *,
     full: bool | None,
     no_eval: bool,
+    publish: bool,
     board: bool,
 ) -> None:
     """Make the set and judge it; say what is done, what was found, and where it lies."""
@@ -231,7 +234,7 @@ def _carry_out(
         artifact = api.carry_out(settled, folder, observers=watching, limits=limits)
     if not announcer.started:
         speaker.say(f"{folder} holds this run, finished: nothing is made again")
-    _tell(speaker, artifact if no_eval else _judged(speaker, artifact, full=full))
+    _tell(speaker, artifact if no_eval else _judged(speaker, artifact, full=full, publish=publish))
 
 
 def _judged(speaker: Speaker, artifact: Artifact, **how: Any) -> Artifact:
@@ -256,6 +259,8 @@ def _tell(speaker: Speaker, artifact: Artifact) -> None:
     if artifact.report:
         _tell_report(speaker, Report.model_validate(artifact.report))
     speaker.say(f"artifact  {artifact.path}")
+    if "privacy" in artifact.provenance:
+        speaker.say(f"privacy   {artifact.provenance['privacy']['sentence']}")
     page = page_of(artifact.path)
     if page:
         speaker.say(f"report    {page}")
@@ -281,6 +286,7 @@ def evaluate(
     seed: o.Seed = 0,
     random: o.Random = False,
     full: o.FullToo = False,
+    publish: o.Publish = False,
     normalised: o.Normalised = False,
     device: o.Device = None,
     data_root: o.DataRoot = None,
@@ -294,7 +300,8 @@ def evaluate(
     speaker, judges = Speaker(as_json), o.Judges(protocol, nets, repeats)
     with _reading_from(data_root):
         if data is None:
-            _eval_artifact(speaker, path, judges, o.pairs(settings), device=device, random=random, full=full)
+            how = {"device": device, "random": random, "full": full, "publish": publish}
+            _eval_artifact(speaker, path, judges, o.pairs(settings), **how)
             return
         size: dict[str, Any] = {
             kind: 1 for kind in taken(method_for("random", as_data(data)).make)[:1]

@@ -74,6 +74,9 @@ Full = Annotated[
     typer.Option("--full/--no-full", help="Judge networks that saw all of the data, too (default: if it is cheap)."),
 ]
 FullToo = Annotated[bool, typer.Option("--full", help="Judge networks that saw all of the data, too.")]
+Publish = Annotated[
+    bool, typer.Option("--publish-report", help="Of confidential data: store in the artifact what the judge finds.")
+]
 NoEval = Annotated[bool, typer.Option("--no-eval", help="Make the set, and do not judge it.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Leave out the settings that were published for this data set.")]
 Forms = Annotated[list[str] | None, option("--form", "FORM", "Only methods and data sets of this form.")]

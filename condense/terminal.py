@@ -188,8 +188,8 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
 
 
 def page_of(folder: Path) -> str | None:
-    page = folder / "report.html"
-    return str(page) if page.is_file() else None
+    pages = [page for page in (folder / "report.html", folder / ".run" / "report.html") if page.is_file()]
+    return str(pages[0]) if pages else None
 
 
 def rows_object(rows: Any) -> list[dict[str, Any]]:
