@@ -16,7 +16,7 @@ from .distances import RowCosine, SquaredError
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .labels import Hard
-from .matching import ClassWise, Gradient, Matching, MeanFeature
+from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels
 from .pools import Fresh, NoModel
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
@@ -31,7 +31,7 @@ def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
         *(SGD, Adam, Cosine, Drops),
-        *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Matching),
+        *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
         *(Fresh, NoModel, Trained),

@@ -106,6 +106,22 @@ class ClassWise(Pairing):
                 yield Pair(Ask(c, self.n, warps), Ask(c, None, warps), weight)
 
 
+class Joint(Pairing):
+    """All classes together: `n` real examples of any class (None: all), all synthetic ones, one warp for both sides.
+
+    One pair. A statistic for it says itself of which class an example is, as a gradient does (PSG, arXiv:2211.04446).
+    """
+
+    n: int | None = Field(default=256, ge=1)
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def pairs(self, step: Step) -> Iterable[Pair]:
+        warps = step.warps("pair")
+        yield Pair(Ask(None, self.n, warps), Ask(None, None, warps))
+
+
 class Matching(Objective):
     """sum over pairs of weight * distance(statistic(real), statistic(synthetic)), part by part.
 

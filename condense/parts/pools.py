@@ -43,13 +43,14 @@ class Fresh(Pool):
     """A freshly initialised network every `turns` outer steps, trained by `inner` between its turns.
 
     turns=1 is DM's random network; turns=10 with 50 epochs on the synthetic set is DC's double loop at 10 images per
-    class (the network is not trained after its last turn). `on`: what it is trained on. `calibrate`: networks with
-    batch norm get their statistics from that many real examples of each class at every turn, then keep them (DC's
-    code: 16).
+    class (the network is not trained after its last turn). `every`: it is trained after each so many turns, not after
+    each one (10 in PSG, arXiv:2211.04446). `on`: what it is trained on. `calibrate`: networks with batch norm get their
+    statistics from that many real examples of each class at every turn, then keep them (DC's code: 16).
     """
 
     net: Net
     turns: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1)
     inner: Fit | None = None
     on: Literal["synthetic", "real"] = "synthetic"
     calibrate: int = Field(default=16, ge=1)
@@ -77,7 +78,7 @@ class _Turns(Learners):
             fresh = self.pool.net.make(self.run.task, rng, self.run.device)
             self.module.load_state_dict(fresh.state_dict())
             self.training = self._begin()
-        elif self.training is not None:
+        elif self.training is not None and turn % self.pool.every == 0:
             data = self._data(rng.fold("freeze", turn))
             self.training.advance(data, self.training.fit.length(data))
         self.module.train()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from condense.axes import Net
+from condense.axes import Net, Pool
+from condense.component import checked, member
 from condense.engine import condense
 from condense.fit import Fit
 from condense.parts.inits import Noise
@@ -14,7 +15,7 @@ from condense.parts.parameterizations import Pixels
 from condense.parts.pools import Fresh, NoModel
 from condense.parts.rules import SGD
 from condense.running import Limits, Paused
-from condense.testing import ToyNet, toy_recipe, toy_run
+from condense.testing import ToyNet, toy_recipe, toy_run, toys
 
 INNER = Fit(rule=SGD(momentum=0.9), lr=0.1, epochs=1, batch=4)
 
@@ -77,6 +78,24 @@ def test_a_network_is_trained_between_its_turns_and_not_after_the_last():
     assert not same(weights[1], weights[2])
     made = ToyNet().make(run.task, run.rng.fold("pool", 1))
     assert same(weights[3], torch.cat([p.detach().flatten() for p in made.parameters()]))
+
+
+def test_a_network_is_trained_after_every_so_many_turns():
+    """6 turns, trained after each 2: two trainings, and none after the last turn."""
+    weights, run = lent(Fresh(net=ToyNet(), turns=6, every=2, inner=INNER), 7)
+    trained = [i for i in range(1, 6) if not same(weights[i - 1], weights[i])]
+    assert trained == [2, 4]
+    sparse, _ = lent(Fresh(net=ToyNet(), turns=3, inner=INNER), 3)
+    assert all(same(a, b) for a, b in zip(weights[0:6:2], sparse, strict=True)), "the same training as of 3 turns"
+    made = ToyNet().make(run.task, run.rng.fold("pool", 1))
+    assert same(weights[6], torch.cat([p.detach().flatten() for p in made.parameters()]))
+
+
+def test_a_pool_written_before_every_was_a_field_is_read_as_it_was():
+    now = Fresh(net=ToyNet(), turns=3, inner=INNER)
+    before = {key: value for key, value in now.dump().items() if key != "every"}
+    with toys():
+        assert checked(lambda: member(Pool, before), "pool") == now
 
 
 @pytest.mark.parametrize("on", ["real", "synthetic"])

@@ -13,7 +13,8 @@ from torch import nn
 from condense.axes import Learner, Statistic, TaskLoss, Warp
 from condense.data import Ask, TensorSampler, TensorSource
 from condense.parts.distances import RowCosine, SquaredError
-from condense.parts.matching import ClassWise, Gradient, Matching, MeanFeature
+from condense.parts.matching import ClassWise, Gradient, Joint, Matching, MeanFeature
+from condense.recipe import Reads
 from condense.rng import Rng
 from condense.running import Step
 from condense.task import Batch, Task
@@ -267,6 +268,31 @@ def test_the_objective_follows_the_classes_of_the_set_not_their_places(objective
     assert value(objective, mixed) == pytest.approx(value(objective, a_step(objective, x, y)), rel=1e-10)
     swapped = a_step(objective, x, (y + 1) % 3)
     assert value(objective, swapped) != pytest.approx(value(objective, a_step(objective, x, y)), rel=1e-5)
+
+
+def test_joint_pairs_compare_one_gradient_of_all_classes():
+    """Against autograd on both whole sets: one term, about no class; with n, that many real examples of any class."""
+    x, y = a_set()
+    joint = DC.with_(pairing=Joint(n=None))
+    step = a_step(joint, x, y)
+    net, real = step.model, step.real
+
+    def of(x, y, live):
+        return torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()), create_graph=live)
+
+    slow = sum(
+        1 - (a @ b) / (a.norm() * b.norm() + 1e-6)
+        for g, h in zip(of(real.x.double(), real.y, False), of(x, y, True), strict=True)
+        if g.dim() > 1
+        for a, b in zip(g.flatten(1), h.flatten(1), strict=True)
+    )
+    assert [term.cls for term in joint(step)] == [None]
+    assert value(joint, step) == pytest.approx(float(slow.detach()), rel=1e-10)
+    torch.testing.assert_close(outer_gradient(joint, step), torch.autograd.grad(slow, x)[0], **CLOSE)
+    (pair,) = Joint(n=7).pairs(step)
+    assert (pair.real.cls, pair.real.n, pair.synthetic.cls, pair.synthetic.n) == (None, 7, None, None)
+    assert pair.real.warps == pair.synthetic.warps, "both sides go through one warp"
+    assert Joint(n=7).reads(step.run.recipe) == Reads(), "pairing reads nothing itself"
 
 
 def test_real_draws_are_keyed_by_step_and_class():
