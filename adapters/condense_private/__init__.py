@@ -11,6 +11,7 @@ from condense.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from condense.component import Component
+    from condense.running import Run
 
 
 @hookimpl
@@ -20,4 +21,15 @@ def condense_components() -> list[type[Component]]:
     return [Private]
 
 
-__all__ = ["condense_components"]
+@hookimpl
+def condense_stop(run: Run) -> str | None:
+    """End a run whose given noise has used up its epsilon: what has been released stays valid."""
+    from .private import PrivateSource
+
+    source = run.splits.train
+    if isinstance(source, PrivateSource) and source.account.exhausted():
+        return f"epsilon {source.account.terms.epsilon:g} is used up"
+    return None
+
+
+__all__ = ["condense_components", "condense_stop"]

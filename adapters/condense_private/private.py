@@ -142,25 +142,33 @@ class Account:
         return self.sigma[q]
 
     def bill(self, entry: Entry) -> None:
-        """Put the release down before it is made. Raises `Spent` where the budget does not allow it."""
+        """Put the release down before it is made. Raises `BadValue` where the budget does not allow it."""
         if self.ledger is None:
             raise AssertionError("a source is begun before it is measured")
         if entry.request not in self.ledger.requests:
-            self.afford(entry)
+            release = accounting.Release(entry.sigma, entry.q)
+            if not self.affords(release):
+                problem = f"is used up after {len(self.ledger.entries):,} measures"
+                remedy = "What has been released stays valid. Take fewer steps, or give a larger epsilon or more noise."
+                raise BadValue("data.epsilon", self.terms.epsilon, problem, remedy)
             self.ledger.bill(entry)
-            self.spent.add(accounting.Release(entry.sigma, entry.q))
+            self.spent.add(release)
         self.released.add(entry.request)
         self.taken += 1
 
-    def afford(self, entry: Entry) -> None:
+    def affords(self, release: accounting.Release) -> bool:
+        """Does the budget allow one more? Calibrated noise does, as often as it was calibrated for."""
         terms = self.terms
-        if terms.epsilon is None or terms.noise_multiplier is None:
-            return  # calibrated noise affords the measures that it was calibrated for
-        after = self.spent.after(accounting.Release(entry.sigma, entry.q)).epsilon(terms.delta)
-        if after > terms.epsilon:
-            problem = f"is used up after {len(self.ledger.entries) if self.ledger else 0} measures"
-            remedy = "What has been released stays valid. Take fewer steps, or give more noise or a larger epsilon."
-            raise BadValue("data.epsilon", terms.epsilon, problem, remedy)
+        if terms.epsilon is None:
+            return True
+        return self.spent.after(release).epsilon(terms.delta) <= terms.epsilon
+
+    def exhausted(self) -> bool:
+        """Is there no room for another release like the last one, although the noise was given, not calibrated?"""
+        if self.ledger is None or not self.ledger.entries or self.terms.noise_multiplier is None:
+            return False
+        last = self.ledger.entries[-1]
+        return not self.affords(accounting.Release(last.sigma, last.q))
 
 
 class PrivateSource(Source):
