@@ -15,12 +15,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Self, final
+from typing import Any, ClassVar, Literal, NoReturn, final
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 from torch import Tensor, nn
 
 from condense.axes import Net, Statistic, Transform
@@ -66,13 +65,6 @@ class Private(Data):
     public_counts: bool = False
     noise_seed: int | None = None
 
-    @model_validator(mode="after")
-    def _budgeted(self) -> Self:
-        if self.epsilon is None and self.noise_multiplier is None:
-            remedy = "Give epsilon (8, say), or noise_multiplier."
-            raise PydanticCustomError("component", "needs a budget", {"got": None, "remedy": remedy})
-        return self
-
     @property
     def form(self) -> str:  # type: ignore[override]
         return self.data.form
@@ -86,6 +78,9 @@ class Private(Data):
         return self.data.published_as
 
     def open(self, device: torch.device | str = "cpu") -> Splits:
+        if self.epsilon is None and self.noise_multiplier is None:
+            remedy = "Give data.epsilon (8, say), or data.noise_multiplier."
+            raise BadValue("data.epsilon", None, "is missing: a private run needs a budget", remedy)
         if isinstance(self.data, Private):
             raise BadValue("data", self.label, "is private twice", "Wrap it once.")
         if isinstance(self.data, Given):

@@ -20,6 +20,7 @@ def statement(account: Account, task: Task) -> dict[str, Any]:
     kinds = sorted({(entry.statistic, entry.bound) for entry in entries})
     bounds = accounting.bounds(releases, terms.delta)
     return {
+        "sentence": sentence(account, bounds),
         "private": terms.noise_seed is None,
         "unit": "one labelled example",
         "neighbours": "one record added or removed",
@@ -40,5 +41,13 @@ def statement(account: Account, task: Task) -> dict[str, Any]:
             "scale": "images in [0, 1] by the public constants 0.5 and 0.5",
             **({"counts": "class sizes are declared public"} if terms.public_counts else {}),
         },
-        **({} if terms.noise_seed is None else {"warning": "not private: the noise was made from a known seed"}),
     }
+
+
+def sentence(account: Account, bounds: list[accounting.Bound]) -> str:
+    """The guarantee in a line: `epsilon 7.98 (rdp), 7.41 (prv) at delta 1e-05, 200 measures`."""
+    if account.terms.noise_seed is not None:
+        return "not private: the noise was made from a known seed"
+    said = ", ".join(f"{bound.epsilon:.3g} ({bound.accountant})" for bound in bounds)
+    draws = len(account.ledger.entries) if account.ledger else 0
+    return f"epsilon {said} at delta {account.terms.delta:g}, {draws:,} measures"

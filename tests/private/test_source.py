@@ -151,7 +151,7 @@ def test_live_data_and_twice_private_data_are_refused():
 )
 def test_parameters_out_of_range_are_refused(changes):
     with pytest.raises(BadValue):
-        named(Data, "private", **{"data": "digits", "epsilon": 1.0, **changes})
+        named(Data, "private", **{"data": "digits", "epsilon": 1.0, **changes}).open()
 
 
 # -- what is released -----------------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""The command `condense-private`: condense on private data. What it does, `condense` does too.
+
+`--data SET --epsilon 8` is `--data private:SET --set data.epsilon=8`; `calibrate` and `privacy` are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from condense import options as o
+from condense.faces import Face, option
+
+Epsilon = Annotated[float | None, option("--epsilon", "E", "The privacy budget; noise is calibrated for it (8, if none).")]
+Multiplier = Annotated[
+    float | None, option("--noise-multiplier", "X", "The noise's deviation, in units of what one record can change.")
+]
+Delta = Annotated[float | None, option("--delta", "D", "Take it below 1 / N (default: 1e-5).")]
+Clip = Annotated[float | None, option("--clip", "C", "Length that a record's part is clipped to (default: the method's).")]
+Accounts = Annotated[str | None, option("--accountant", "A", "rdp (default), prv, or gaussian where all records count.")]
+
+EPSILON = 8.0  # where neither a budget nor noise is given
+
+Epsilons = Annotated[str, typer.Option("--epsilon", metavar="E,E", help="Budgets, with commas.")]
+Counts = Annotated[str, typer.Option("--steps", metavar="K,K", help="Numbers of measures, with commas.")]
+Deltas = Annotated[float, typer.Option("--delta", metavar="D", help="Below 1 / N.")]
+RateOf = Annotated[float, typer.Option("--rate", metavar="Q", help="The share of all records in a measure: batch / N.")]
+By = Annotated[str, typer.Option("--accountant", metavar="A,A", help="rdp, prv, gaussian, with commas.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact.")]
+
+
+def settled(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `condense run` or `show` that those of this program come to."""
+    names = ("epsilon", "noise_multiplier", "delta", "clip", "accountant")
+    given = {name: arguments.pop(name) for name in names}
+    if given["epsilon"] is None and given["noise_multiplier"] is None:
+        given["epsilon"] = EPSILON
+    asked = [f"data.{name}={value}" for name, value in given.items() if value is not None]
+    return {**arguments, "data": f"private:{arguments['data']}", "settings": [*asked, *(arguments["settings"] or ())]}
+
+
+FACE = Face(
+    program="condense-private",
+    help="Learn a small set from private data, such that it may be published: with differential privacy, and a ledger.",
+    forms=("tensors", "graphs"),
+    own={"epsilon": Epsilon, "noise_multiplier": Multiplier, "delta": Delta, "clip": Clip, "accountant": Accounts},
+    settle=settled,
+)
+
+
+def calibrate(
+    epsilon: Epsilons = "1,8",
+    delta: Deltas = 1e-5,
+    rate: RateOf = 0.01,
+    steps: Counts = "1000",
+    accountant: By = "rdp",
+    as_json: o.AsJson = False,
+) -> None:
+    """The noise multiplier for each budget and number of measures."""
+    from dataclasses import asdict
+
+    from condense.terminal import Speaker, columns
+
+    from .accounting import calibrate as table
+
+    names: Any = accountant.split(",")
+    found = table(numbers("epsilon", epsilon, float), delta, rate, numbers("steps", steps, int), names)
+    speaker = Speaker(as_json)
+    heads = ("epsilon", "delta", "rate", "steps", "accountant", "noise multiplier", "epsilon reached")
+    lines = [
+        (f"{c.epsilon:g}", f"{c.delta:g}", f"{c.rate:g}", f"{c.steps:,}", c.accountant, f"{c.noise_multiplier:.4f}", f"{c.reached:.4f}")
+        for c in found
+    ]
+    speaker.show(columns(heads, lines))
+    speaker.result({"lines": [asdict(line) for line in found]})
+
+
+def numbers(name: str, text: str, kind: type) -> list[Any]:
+    """`1,8` as numbers. Raises `BadValue`."""
+    from condense.errors import BadValue
+
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise BadValue(name, text, "is no list of numbers", f"Give them with commas: --{name} 1,8.") from None
+
+
+def privacy(folder: Folder, as_json: o.AsJson = False) -> None:
+    """What an artifact says of its privacy: its ledger, in short."""
+    from condense.api import load
+    from condense.errors import BadValue
+    from condense.terminal import Speaker, columns
+
+    said = load(folder).provenance.get("privacy")
+    if said is None:
+        raise BadValue("path", str(folder), "was not made privately", "Make one: condense-private run dc.")
+    speaker = Speaker(as_json)
+    speaker.say(said["sentence"])
+    releases = [(f"{r['count']:,}", f"{r['rate']:.4g}", f"{r['noise_multiplier']:.4g}") for r in said["releases"]]
+    speaker.show(columns(("measures", "rate", "noise multiplier"), releases))
+    for name, text in said["not_noised"].items():
+        speaker.say(f"not noised: {name}: {text}")
+    speaker.result(said)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command `condense-private`: never returns."""
+    app = FACE.app()
+    app.command()(calibrate)
+    app.command()(privacy)
+    app(args=arguments, prog_name=FACE.program)
