@@ -113,7 +113,12 @@ def paper(plugin: Plugin, recipes: Mapping[str, Published]) -> list[str]:
 
 def linked(paper: str) -> str:
     kind, _, number = paper.partition(":")
-    base = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}.get(kind)
+    bases = {
+        "arXiv": "https://arxiv.org/abs/",
+        "doi": "https://doi.org/",
+        "openreview": "https://openreview.net/forum?id=",
+    }
+    base = bases.get(kind)
     return f"[{paper}]({base}{number})" if base else paper
 
 

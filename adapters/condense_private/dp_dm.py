@@ -1,4 +1,5 @@
-"""Distribution matching with clipped features (NDPDC; Zheng and Li, "Differentially Private Dataset Condensation").
+"""Distribution matching with clipped features: NDPDC ("Differentially Private Dataset Condensation",
+openreview:H8XpqEkbua_).
 
 DM whose features are clipped to length 1, on both sides, so that a record moves a class's sum by 1 at most; a Poisson
 sample of 50 records of each class, expected, in every step.
@@ -64,7 +65,8 @@ class ClippedFeature(Statistic):
 
 def clipped(rows: Tensor, bound: float) -> Tensor:
     """Each row of (N, D), shortened to length `bound` where it is longer; the factor is a constant of the gradient."""
-    return rows * (bound / rows.detach().norm(dim=1, keepdim=True).clamp_min(bound))
+    factor: Tensor = bound / rows.detach().norm(dim=1, keepdim=True).clamp_min(bound)
+    return rows * factor
 
 
 def shares(y: Tensor, task: Task) -> Tensor:
@@ -73,7 +75,7 @@ def shares(y: Tensor, task: Task) -> Tensor:
 
 
 @published(
-    paper="doi:10.48550/arXiv.2211.00000",
+    paper="openreview:H8XpqEkbua_",
     title="DP-DM: match noised means of clipped features under random networks",
     settings="published/dp_dm.toml",
     protocol="vico-dsa",

@@ -16,6 +16,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "given-graph"): {"fingerprint": "0" * 64},
     ("data", "tu"): {"of": "ENZYMES"},
     ("data", "npz"): {"path": "somewhere.npz"},
+    ("data", "private"): {"data": "digits", "epsilon": 8.0},
     ("data", "pyg"): {"path": "somewhere.npz"},
     ("learn", "fit"): {"rule": {"name": "sgd", "momentum": 0.9}, "epochs": 3, "augment": "none"},
     ("net", "custom"): {"path": "package.module:function"},
@@ -23,6 +24,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("objective", "kernel-orthogonal"): {"kernel": "lite-gntk"},
     ("objective", "kernel-ridge"): {"kernel": "lite-gntk", "n": 8, "m": 4, "target_loss": "centred-error"},
     ("objective", "matching"): {"statistic": "gradient", "distance": "row-cosine", "pairing": "class-wise"},
+    ("objective", "released"): {"statistic": "clipped-feature", "distance": "squared-error", "net": "random-fourier"},
     ("objective", "sum"): {
         "objectives": [
             {"name": "matching", "statistic": "gradient", "distance": "row-cosine", "pairing": "class-wise"},
