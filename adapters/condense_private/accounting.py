@@ -317,4 +317,15 @@ def version() -> str:
     return f"opacus {opacus().__version__}"
 
 
-__all__ = ["Bound", "Calibrated", "Release", "Spent", "advice", "bound", "bounds", "calibrate", "epsilon", "noise_multiplier"]
+__all__ = [
+    "Bound",
+    "Calibrated",
+    "Release",
+    "Spent",
+    "advice",
+    "bound",
+    "bounds",
+    "calibrate",
+    "epsilon",
+    "noise_multiplier",
+]

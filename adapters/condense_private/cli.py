@@ -14,13 +14,19 @@ import typer
 from condense import options as o
 from condense.faces import Face, option
 
-Epsilon = Annotated[float | None, option("--epsilon", "E", "The privacy budget; noise is calibrated for it (8, if none).")]
+Epsilon = Annotated[
+    float | None, option("--epsilon", "E", "The privacy budget; noise is calibrated for it (8, if none).")
+]
 Multiplier = Annotated[
     float | None, option("--noise-multiplier", "X", "The noise's deviation, in units of what one record can change.")
 ]
 Delta = Annotated[float | None, option("--delta", "D", "Take it below 1 / N (default: 1e-5).")]
-Clip = Annotated[float | None, option("--clip", "C", "Length that a record's part is clipped to (default: the method's).")]
-Accounts = Annotated[str | None, option("--accountant", "A", "rdp (default), prv, or gaussian where all records count.")]
+Clip = Annotated[
+    float | None, option("--clip", "C", "Length that a record's part is clipped to (default: the method's).")
+]
+Accounts = Annotated[
+    str | None, option("--accountant", "A", "rdp (default), prv, or gaussian where all records count.")
+]
 
 EPSILON = 8.0  # where neither a budget nor noise is given
 
@@ -71,7 +77,15 @@ def calibrate(
     speaker = Speaker(as_json)
     heads = ("epsilon", "delta", "rate", "steps", "accountant", "noise multiplier", "epsilon reached")
     lines = [
-        (f"{c.epsilon:g}", f"{c.delta:g}", f"{c.rate:g}", f"{c.steps:,}", c.accountant, f"{c.noise_multiplier:.4f}", f"{c.reached:.4f}")
+        (
+            f"{c.epsilon:g}",
+            f"{c.delta:g}",
+            f"{c.rate:g}",
+            f"{c.steps:,}",
+            c.accountant,
+            f"{c.noise_multiplier:.4f}",
+            f"{c.reached:.4f}",
+        )
         for c in found
     ]
     speaker.show(columns(heads, lines))

@@ -9,7 +9,7 @@ from condense.errors import BadValue
 from condense.plugins import DISTRIBUTION, registry
 from condense.recipe import Published, Recipe
 
-from .refusals import LEAKS, leaks, refuse_reads
+from .refusals import LEAKS, measures, refuse_reads
 
 PROMISE = """`condense-private` makes a set of which everybody may see everything, and says by how much any one record of the private
 data can have changed it. The promise is (epsilon, delta)-differential privacy of the released set, and of all that the
@@ -75,8 +75,7 @@ def verdict(recipe: Recipe) -> tuple[str, str]:
         refuse_reads(recipe)
     except BadValue as error:
         return "refused", f"{error.field}={error.value}: {error.problem}. {error.remedy}"
-    reads = recipe.total_reads()
-    return "accepted", f"{reads.once + reads.per_step * recipe.outer.steps:,} measures at its defaults"
+    return "accepted", f"{measures(recipe):,} measures at its defaults"
 
 
 def verdicts() -> list[tuple[str, str, str, str]]:
@@ -109,4 +108,4 @@ def page_of_privacy() -> str:
     )
 
 
-__all__ = ["leaks", "page_of_privacy", "verdict", "verdicts"]
+__all__ = ["page_of_privacy", "verdict", "verdicts"]

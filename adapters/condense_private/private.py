@@ -33,7 +33,7 @@ from condense.task import Batch, Task
 from . import accounting
 from . import noise as keyed
 from .ledger import LEDGER, Entry, Ledger
-from .refusals import check_rows, refuse_batch_norm, refuse_reads
+from .refusals import check_rows, measures, refuse_batch_norm, refuse_reads
 
 HALF = 0.5  # the public mean and deviation that images in [0, 1] are scaled by, in place of their own
 BOUND = 0.1  # length that rows are clipped to where neither the user nor the statistic says (PSG, arXiv:2211.04446)
@@ -205,8 +205,7 @@ class PrivateSource(Source):
         refuse_reads(recipe)
         for net in (part for part in recipe.walk() if isinstance(part, Net)):
             refuse_batch_norm(net, self.task)
-        reads = recipe.total_reads()
-        self.account.measures = reads.once + reads.per_step * recipe.outer.steps
+        self.account.measures = measures(recipe)
 
     # -- what is public -------------------------------------------------------------------------------------------------
 
@@ -282,13 +281,13 @@ class PrivateSource(Source):
             records = Batch(self.task.form.take(batch.x, own), batch.y[own])
             views = [warp(records) if len(records) else records for warp in ask.warps] or [records]
             group = torch.zeros(len(records), dtype=torch.int64, device=self.device)
-            sums = statistic.clipped_sums(model, views, self.task, group, 1, bound)
+            sums = statistic.clipped_sums(model, views, self.task, group, 1, bound, dtype=torch.float64)
             means = {}
             for part in sorted(sums):
-                exact = sums[part][0].double()
+                exact = sums[part][0]
                 drawn = noise.stream(request, f"noise {i} {part}").standard_normal(tuple(exact.shape))
                 added = torch.as_tensor(np.asarray(drawn), dtype=torch.float64, device=exact.device)
-                means[part] = ((exact + deviation * added) / plan.divisors[i]).to(sums[part].dtype)
+                means[part] = ((exact + deviation * added) / plan.divisors[i]).float()
             found.append(statistic.finish(means))
         return found
 
@@ -324,7 +323,9 @@ class Sampling:
         if source.account.terms.public_counts and None not in classes:
             counts = source.counts()
             sizes = {c: counts[c] for c in classes if c is not None}
-            plan.rates = {c: 1.0 if ask.n is None else ask.n / max(1, sizes[c]) for c, ask in zip(sizes, asks, strict=True)}
+            plan.rates = {
+                c: 1.0 if ask.n is None else ask.n / max(1, sizes[c]) for c, ask in zip(sizes, asks, strict=True)
+            }
             plan.divisors = [float(ask.n or max(1, sizes[c])) for c, ask in zip(sizes, asks, strict=True)]
         else:
             share = total / (1 if None in classes else source.task.groups)
@@ -334,7 +335,9 @@ class Sampling:
             plan.divisors = [float(share if every else ask.n or 0) for ask in asks]
         if plan.q > 1:
             problem = f"asks for {plan.q:.3g} times the {total:,} records that there are"
-            raise BadValue("objective.pairing.n", [ask.n for ask in asks], problem, "Ask for fewer: a rate is at most 1.")
+            raise BadValue(
+                "objective.pairing.n", [ask.n for ask in asks], problem, "Ask for fewer: a rate is at most 1."
+            )
         return plan
 
     @property

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from condense.axes import Net, Statistic
 from condense.component import Component
 from condense.errors import BadValue
-from condense.recipe import Reads, Recipe
+from condense.recipe import Recipe
 from condense.task import Batch, Task
 
 TRIED = 4  # public random records on which a statistic is tried
@@ -41,9 +41,15 @@ def refuse_reads(recipe: Recipe) -> None:
     for part in leaks(recipe):
         why, remedy = LEAKS.get(part.axis, ("does not say what it reads of the data", "Let it define `reads`."))
         raise BadValue(part.axis, part.name, f"cannot be used on private data: it {why}", remedy)
-    if recipe.total_reads() == Reads():
+    if not measures(recipe):
         problem = "takes no measure of the private data, and reads none of it: nothing would be learned"
         raise BadValue("recipe", "no measure", problem, "Use a method that measures; docs/privacy.md lists them.")
+
+
+def measures(recipe: Recipe) -> int:
+    """How many measures a run of the recipe takes."""
+    reads = recipe.total_reads()
+    return reads.once + reads.per_step * recipe.outer.steps
 
 
 def refuse_batch_norm(net: Net, task: Task) -> None:
@@ -83,12 +89,12 @@ def public_records(task: Task, device: torch.device) -> Batch:
 
 
 def _same(statistic: Statistic, together: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> None:
+    scale = max(float(value.abs().max()) for value in together.values()) or 1.0  # parts of true length 0 are rounding
     for key, value in together.items():
-        scale = float(value.abs().max()) or 1.0
         if not torch.allclose(value, alone[key], rtol=1e-3, atol=1e-4 * scale):
             problem = f"says of a record ({key}) what depends on the other records of its batch"
             remedy = "Clipping such rows bounds nothing. Use networks without batch norm, and statistics by record."
             raise BadValue("objective.statistic", statistic.name, problem, remedy)
 
 
-__all__ = ["check_rows", "leaks", "refuse_batch_norm", "refuse_reads"]
+__all__ = ["check_rows", "leaks", "measures", "refuse_batch_norm", "refuse_reads"]

@@ -106,7 +106,9 @@ def test_nothing_released_costs_nothing_and_little_costs_little():
 
 @pytest.mark.parametrize("accountant", ["rdp", "gaussian"])
 def test_calibrated_noise_keeps_the_budget_and_is_not_wasted(accountant):
-    for target, q, count in itertools.product((0.1, 1.0, 8.0), (1.0,) if accountant == "gaussian" else (0.01, 0.2), (1, 1000)):
+    for target, q, count in itertools.product(
+        (0.1, 1.0, 8.0), (1.0,) if accountant == "gaussian" else (0.01, 0.2), (1, 1000)
+    ):
         sigma = noise_multiplier(target, 1e-5, q, count, accountant)
         assert epsilon([Release(sigma, q, count)], 1e-5, accountant) <= target
         assert epsilon([Release(0.998 * sigma, q, count)], 1e-5, accountant) > target
