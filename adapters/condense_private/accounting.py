@@ -5,8 +5,8 @@ arXiv:1908.10530, by opacus; conversion of Balle et al., arXiv:1905.09982), `prv
 opacus), `gaussian` (Balle and Wang, arXiv:1805.06530, exact, where every record is in every release). `gdp` is refused:
 it can say less than the truth. Every number here is an upper bound.
 
-Inputs are validated before an accountant sees them: NaN and infinity make opacus hang, a delta of 1 or a negative number
-of steps make it answer with a negative epsilon (opacus 1.6.0).
+Inputs are validated before an accountant sees them: NaN and infinity make opacus hang, a delta of 1 or a negative
+number of steps make it answer with a negative epsilon (opacus 1.6.0).
 """
 
 from __future__ import annotations
@@ -285,13 +285,13 @@ def advice(records: int, delta: float, signal: float | None = None) -> list[str]
     found = []
     if delta > 1 / records:
         found.append(
-            f"delta {delta:g} is above 1 / N = {1 / records:.2g} ({records:,} records): a mechanism that publishes one record "
-            "in full, chosen at random, would keep it. Take a smaller delta."
+            f"delta {delta:g} is above 1 / N = {1 / records:.2g} ({records:,} records): a mechanism that publishes "
+            "one record in full, chosen at random, would keep it. Take a smaller delta."
         )
     if signal is not None and signal < SIGNAL:
         found.append(
-            f"hopeless: {records:,} records that all agree make a sum {signal:.2g} times as long as its noise. Take a larger "
-            "epsilon or fewer steps, or more records."
+            f"hopeless: {records:,} records that all agree make a sum {signal:.2g} times as long as its noise. "
+            "Take a larger epsilon or fewer steps, or more records."
         )
     return found
 

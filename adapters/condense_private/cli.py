@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condense import options as o
 from condense.faces import Face, option
+
+if TYPE_CHECKING:
+    from .accounting import Calibrated
 
 Epsilon = Annotated[
     float | None, option("--epsilon", "E", "The privacy budget; noise is calibrated for it (8, if none).")
@@ -76,20 +79,14 @@ def calibrate(
     found = table(numbers("epsilon", epsilon, float), delta, rate, numbers("steps", steps, int), names)
     speaker = Speaker(as_json)
     heads = ("epsilon", "delta", "rate", "steps", "accountant", "noise multiplier", "epsilon reached")
-    lines = [
-        (
-            f"{c.epsilon:g}",
-            f"{c.delta:g}",
-            f"{c.rate:g}",
-            f"{c.steps:,}",
-            c.accountant,
-            f"{c.noise_multiplier:.4f}",
-            f"{c.reached:.4f}",
-        )
-        for c in found
-    ]
+    lines = [_line(line) for line in found]
     speaker.show(columns(heads, lines))
     speaker.result({"lines": [asdict(line) for line in found]})
+
+
+def _line(line: Calibrated) -> tuple[str, ...]:
+    asked = (f"{line.epsilon:g}", f"{line.delta:g}", f"{line.rate:g}", f"{line.steps:,}", line.accountant)
+    return (*asked, f"{line.noise_multiplier:.4f}", f"{line.reached:.4f}")
 
 
 def numbers(name: str, text: str, kind: type) -> list[Any]:

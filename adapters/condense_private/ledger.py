@@ -2,7 +2,7 @@
 
 One JSON line for each release, appended and synced before the data are touched, so that a run that is killed has never
 released more than it billed. A line names the request by its digest; a request that comes again, after a resume, is the
-same release and has its line already. Each line holds the digest of the one before: none can be taken out of the middle.
+same release and has its line already. Each line holds the digest of the one before: none can be taken out.
 """
 
 from __future__ import annotations

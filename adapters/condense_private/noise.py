@@ -43,7 +43,7 @@ def fresh() -> Noise:
 def kept(folder: Path) -> Noise:
     """The source whose secret lies in the private folder `folder`, made at the first call: what a resume needs.
 
-    The file has mode 600 and is complete on disk before any number is drawn. Raises `Damaged` for one that is not whole.
+    The file has mode 600 and is complete on disk before any number is drawn. Raises `Damaged` for half a key.
     """
     path = folder / KEY
     if not path.exists():

@@ -207,7 +207,7 @@ class PrivateSource(Source):
             refuse_batch_norm(net, self.task)
         self.account.measures = measures(recipe)
 
-    # -- what is public -------------------------------------------------------------------------------------------------
+    # -- what is public ------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
@@ -226,7 +226,7 @@ class PrivateSource(Source):
         counts = {"counts": self.inner.counts()} if self.account.terms.public_counts else {}
         return {"classes": list(self.task.classes), "records": len(self), **counts}
 
-    # -- a run's ledger -------------------------------------------------------------------------------------------------
+    # -- a run's ledger ------------------------------------------------------------------------------------------------
 
     def begin(self, folder: Path | None) -> None:
         finite(self.inner)
@@ -247,7 +247,7 @@ class PrivateSource(Source):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.account.taken = int(state["taken"])
 
-    # -- the door -------------------------------------------------------------------------------------------------------
+    # -- the door ------------------------------------------------------------------------------------------------------
 
     def measure(
         self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng

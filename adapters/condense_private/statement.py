@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def statement(account: Account, task: Task) -> dict[str, Any]:
-    """What an artifact says of its making, as plain JSON. Epsilon is an upper bound, by RDP and, within its time, PRV."""
+    """What an artifact says of its making, as plain JSON. Epsilon is an upper bound, by RDP and, in its time, PRV."""
     terms, ledger = account.terms, account.ledger
     entries = ledger.entries if ledger else []
     releases = ledger.releases() if ledger else []

@@ -30,7 +30,7 @@ def reference(sigma, q, steps, delta):
 def test_epsilon_equals_that_of_an_independent_accountant(monkeypatch):
     """At whole orders: between them dp-accounting bounds the divergence by interpolation, and we compute it."""
     tight = [epsilon([Release(sigma, q, steps)], delta) for sigma, q, steps, delta in GRID]
-    whole = accounting.ORDERS[accounting.ORDERS == np.round(accounting.ORDERS)]
+    whole = accounting.ORDERS[np.round(accounting.ORDERS) == accounting.ORDERS]
     monkeypatch.setattr(accounting, "ORDERS", whole)
     accounting.renyi.cache_clear()
     worst = 0.0
