@@ -47,6 +47,14 @@ def condense_commands(add: Callable[[str, Callable[..., Any]], None]) -> None:
 
 
 @hookspec
+def condense_pages() -> Mapping[str, Callable[[], str]]:  # type: ignore[empty-body]
+    """Pages of documentation that are computed from this plugin: name of the file -> function that gives its Markdown.
+
+    Fires when `python -m condense.docs` writes the pages of condense's own packages. All plugins' mappings are joined.
+    """
+
+
+@hookspec
 def condense_started(run: Run) -> None:
     """Fires before the first step of a run, also of a resumed one. The return value is ignored."""
 

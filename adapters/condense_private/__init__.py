@@ -5,6 +5,7 @@ A private source refuses to give examples; it answers `measure` with clipped, no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from condense.hookspecs import hookimpl
@@ -32,4 +33,11 @@ def condense_stop(run: Run) -> str | None:
     return None
 
 
-__all__ = ["condense_components", "condense_stop"]
+@hookimpl
+def condense_pages() -> Mapping[str, Callable[[], str]]:
+    from .page import page_of_privacy
+
+    return {"privacy.md": page_of_privacy}
+
+
+__all__ = ["condense_components", "condense_pages", "condense_stop"]

@@ -75,7 +75,8 @@ def verdict(recipe: Recipe) -> tuple[str, str]:
         refuse_reads(recipe)
     except BadValue as error:
         return "refused", f"{error.field}={error.value}: {error.problem}. {error.remedy}"
-    return "accepted", f"{measures(recipe):,} measures at its defaults"
+    number = measures(recipe)
+    return "accepted", f"{number:,} {'measure' if number == 1 else 'measures'} at its defaults"
 
 
 def verdicts() -> list[tuple[str, str, str, str]]:

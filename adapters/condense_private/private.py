@@ -39,6 +39,13 @@ HALF = 0.5  # the public mean and deviation that images in [0, 1] are scaled by,
 BOUND = 0.1  # length that rows are clipped to where neither the user nor the statistic says (PSG, arXiv:2211.04446)
 
 
+class _Within:
+    """The form of the data within; of the class itself, that of images."""
+
+    def __get__(self, wrapped: Private | None, owner: type[Private]) -> str:
+        return Data.form if wrapped is None else wrapped.data.form
+
+
 @final
 class Private(Data):
     """A data set whose training examples are only measured, under (epsilon, delta)-differential privacy.
@@ -55,6 +62,7 @@ class Private(Data):
 
     shorthand: ClassVar[str | None] = "data"
     confidential: ClassVar[bool] = True
+    form: ClassVar[Any] = _Within()
 
     data: Data
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -64,10 +72,6 @@ class Private(Data):
     accountant: Literal["rdp", "prv", "gaussian"] = "rdp"
     public_counts: bool = False
     noise_seed: int | None = None
-
-    @property
-    def form(self) -> str:  # type: ignore[override]
-        return self.data.form
 
     @property
     def label(self) -> str:
@@ -152,10 +156,17 @@ class Account:
         self.taken += 1
 
     def affords(self, release: accounting.Release) -> bool:
-        """Does the budget allow one more? Calibrated noise does, as often as it was calibrated for."""
-        terms = self.terms
+        """Does the budget allow one more? Calibrated noise does, as often as it was calibrated for.
+
+        What RDP calibrated, and noise that was given, is held against the running total; noise that another accountant
+        calibrated, for which RDP says too much, is counted, and all of it must be of one kind.
+        """
+        terms, entries = self.terms, self.ledger.entries if self.ledger else []
         if terms.epsilon is None:
             return True
+        if terms.noise_multiplier is None and terms.accountant != "rdp":
+            alike = all((entry.sigma, entry.q) == (release.sigma, release.q) for entry in entries)
+            return alike and len(entries) < max(1, self.measures)
         return self.spent.after(release).epsilon(terms.delta) <= terms.epsilon
 
     def exhausted(self) -> bool:
@@ -263,12 +274,20 @@ class PrivateSource(Source):
             self.begin(None)
         plan = Sampling.of(asks, self)
         self._try(statistic, model)
-        bound = self.account.terms.clip or getattr(statistic, "bound", None) or BOUND
+        bound = self._bound(statistic)
         sigma = self.account.multiplier(plan.q)
         facts = {"statistic": statistic.dump(), "q": plan.q, "sigma": sigma, "bound": bound}
         request = digest_of(self.account.taken, facts, plan.asks, model)
         self.account.bill(Entry(request.hex(), statistic.name, plan.q, sigma, bound))
         return iter(self._release(statistic, model, plan, request, sigma * bound, bound))
+
+    def _bound(self, statistic: Statistic) -> float:
+        """The length that rows are clipped to. A statistic that bounds itself does so on the synthetic side, too."""
+        asked, own = self.account.terms.clip, getattr(statistic, "bound", None)
+        if asked is not None and own is not None and asked < own:
+            problem = f"is below {own:g}, which {statistic.name} clips both sides to"
+            raise BadValue("data.clip", asked, problem, f"Set objective.statistic.bound={asked:g} instead.")
+        return float(own or asked or BOUND)
 
     def _release(
         self, statistic: Statistic, model: nn.Module, plan: Sampling, request: bytes, deviation: float, bound: float

@@ -27,7 +27,10 @@ LEAKS = {
     "pairing": ("reads private examples itself", "Use class-wise or joint."),
     "parameterization": ("is shaped by private examples", "Use pixels, or a generator with public weights."),
     "budget": ("divides the set by the sizes of the private classes", "Ask for as many of each class: --per-class."),
-    "preprocess": ("is fitted on private examples", "Use public constants: --set preprocess=normalise."),
+    "preprocess": (
+        "is fitted on private examples",
+        "Use constants: normalise for images, preprocess.scale=none for graphs.",
+    ),
 }
 
 
