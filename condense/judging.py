@@ -15,7 +15,7 @@ from .baselines import full_data, full_data_is_made, random_images
 from .checkpoint import Lock, private_folder
 from .data import Sampler
 from .errors import BadValue
-from .evaluate import Candidate, Progress, Protocol, evaluate
+from .evaluate import Candidate, Progress, Protocol, evaluate, held_out
 from .foreign import open_foreign
 from .isolation import blaming
 from .memory import judging_cost
@@ -63,7 +63,9 @@ def _judged(
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
-    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler())
+    passes = _passes(
+        Execution(device=settled.execution.device), rules, artifact.sampler(), len(held_out(opened.splits, rules))
+    )
     with Lock(private_folder(artifact.path)), execution.using(passes):
         report = Report.model_validate(artifact.report or {})
         _check_alike(report, rules)
@@ -77,9 +79,9 @@ def _judged(
     return done
 
 
-def _passes(how: Execution, rules: Protocol, data: Sampler) -> execution.Passes:
+def _passes(how: Execution, rules: Protocol, data: Sampler, tested: int) -> execution.Passes:
     """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
-    return execution.passes(execution.settled(how, judging_cost(rules, data)))
+    return execution.passes(execution.settled(how, judging_cost(rules, data, tested)))
 
 
 def _check_alike(report: Report, rules: Protocol) -> None:
@@ -134,11 +136,12 @@ def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, 
     transform = settled.recipe.preprocess.fit(splits.train, splits.facts).to(device)
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
     candidate = Candidate(data, transform, Path(path).name)
-    with execution.using(_passes(settled.execution, judged_by(settled), candidate.data)):
+    rules = judged_by(settled)
+    with execution.using(_passes(settled.execution, rules, candidate.data, len(held_out(splits, rules)))):
         return evaluate(
             candidate,
             splits,
-            judged_by(settled),
+            rules,
             seed=settled.seed,
             device=device,
             folder=cache_folder() / "judged",

@@ -298,9 +298,12 @@ def test_judging_is_compiled_where_its_training_is_long(device, place):
     large = small.with_(epochs=10**7)
     assert judging_cost(large, data) == pytest.approx(judging_cost(small, data) * (10**7 + 1) / 3)
     assert judging_cost(small.with_(repeats=50), data) == pytest.approx(10 * judging_cost(small, data))
+    trained = judging_cost(small, data)
+    tests = [judging_cost(small, data, n) - trained for n in (1000, 2000)]
+    assert 0 < tests[0] == pytest.approx(tests[1] / 2)
     how = Execution(device=str(device))
-    assert judging._passes(how, small, data) is EAGER
-    assert isinstance(judging._passes(how, large, data), Compiled)
+    assert judging._passes(how, small, data, len(splits.test)) is EAGER
+    assert isinstance(judging._passes(how, large, data, 0), Compiled)
 
 
 @pytest.mark.slow
