@@ -13,7 +13,7 @@ from .api import open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
 from .checkpoint import Lock, private_folder
-from .data import Sampler
+from .data import Sampler, Splits
 from .errors import BadValue
 from .evaluate import Candidate, Progress, Protocol, evaluate, held_out
 from .foreign import open_foreign
@@ -63,9 +63,7 @@ def _judged(
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
-    passes = _passes(
-        Execution(device=settled.execution.device), rules, artifact.sampler(), len(held_out(opened.splits, rules))
-    )
+    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler(), opened.splits)
     with Lock(private_folder(artifact.path)), execution.using(passes):
         report = Report.model_validate(artifact.report or {})
         _check_alike(report, rules)
@@ -79,9 +77,10 @@ def _judged(
     return done
 
 
-def _passes(how: Execution, rules: Protocol, data: Sampler, tested: int) -> execution.Passes:
+def _passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
     """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
-    return execution.passes(execution.settled(how, judging_cost(rules, data, tested)))
+    seconds = judging_cost(rules, data, len(held_out(splits, rules)))
+    return execution.passes(execution.settled(how, seconds))
 
 
 def _check_alike(report: Report, rules: Protocol) -> None:
@@ -137,7 +136,7 @@ def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, 
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
     candidate = Candidate(data, transform, Path(path).name)
     rules = judged_by(settled)
-    with execution.using(_passes(settled.execution, rules, candidate.data, len(held_out(splits, rules)))):
+    with execution.using(_passes(settled.execution, rules, candidate.data, splits)):
         return evaluate(
             candidate,
             splits,

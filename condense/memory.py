@@ -57,7 +57,9 @@ def cost(recipe: Recipe, source: Source) -> float:
 
 
 def judging_cost(protocol: Protocol, data: Sampler, tested: int = 0) -> float:
-    """Seconds that judging `data` takes on one core, eagerly, in order of magnitude: training, and one test on `tested`.
+    """Seconds that judging `data` takes on one core, eagerly, in order of magnitude.
+
+    Counted are the trainings, and one pass of each network over `tested` examples.
 
     0 for examples that are no rows, as in `cost`.
     """

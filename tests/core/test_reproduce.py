@@ -302,8 +302,8 @@ def test_judging_is_compiled_where_its_training_is_long(device, place):
     tests = [judging_cost(small, data, n) - trained for n in (1000, 2000)]
     assert 0 < tests[0] == pytest.approx(tests[1] / 2)
     how = Execution(device=str(device))
-    assert judging._passes(how, small, data, len(splits.test)) is EAGER
-    assert isinstance(judging._passes(how, large, data, 0), Compiled)
+    assert judging._passes(how, small, data, splits) is EAGER
+    assert isinstance(judging._passes(how, large, data, splits), Compiled)
 
 
 @pytest.mark.slow
