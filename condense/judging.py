@@ -14,9 +14,9 @@ from .api import open_run
 from .artifact import Artifact
 from .baselines import full_data, full_data_is_made, random_images
 from .checkpoint import PRIVATE, Lock, private_folder
-from .data import Sampler
+from .data import Sampler, Splits
 from .errors import BadValue
-from .evaluate import Candidate, Progress, Protocol, evaluate
+from .evaluate import Candidate, Progress, Protocol, evaluate, held_out
 from .foreign import open_foreign
 from .isolation import blaming
 from .memory import judging_cost
@@ -69,7 +69,7 @@ def _judged(
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
-    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler())
+    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler(), opened.splits)
     confidential = settled.data.confidential
     if confidential:
         random, full = False, False  # both would show networks what the set was to keep
@@ -104,9 +104,10 @@ def with_private_report(artifact: Artifact) -> Artifact:
     return replace(artifact, report=files.read_json(path)) if path.is_file() else artifact
 
 
-def _passes(how: Execution, rules: Protocol, data: Sampler) -> execution.Passes:
+def _passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
     """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
-    return execution.passes(execution.settled(how, judging_cost(rules, data)))
+    seconds = judging_cost(rules, data, len(held_out(splits, rules)))
+    return execution.passes(execution.settled(how, seconds))
 
 
 def _check_alike(report: Report, rules: Protocol) -> None:
@@ -161,11 +162,12 @@ def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, 
     transform = settled.recipe.preprocess.fit(splits.train, splits.facts).to(device)
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
     candidate = Candidate(data, transform, Path(path).name)
-    with execution.using(_passes(settled.execution, judged_by(settled), candidate.data)):
+    rules = judged_by(settled)
+    with execution.using(_passes(settled.execution, rules, candidate.data, splits)):
         return evaluate(
             candidate,
             splits,
-            judged_by(settled),
+            rules,
             seed=settled.seed,
             device=device,
             folder=cache_folder() / "judged",

@@ -56,8 +56,10 @@ def cost(recipe: Recipe, source: Source) -> float:
     return recipe.outer.steps * (real + items + trained) * heaviest / 2**30
 
 
-def judging_cost(protocol: Protocol, data: Sampler) -> float:
-    """Seconds that training the protocol's networks on `data` takes on one core, eagerly, in order of magnitude.
+def judging_cost(protocol: Protocol, data: Sampler, tested: int = 0) -> float:
+    """Seconds that judging `data` takes on one core, eagerly, in order of magnitude.
+
+    Counted are the trainings, and one pass of each network over `tested` examples.
 
     0 for examples that are no rows, as in `cost`.
     """
@@ -65,7 +67,8 @@ def judging_cost(protocol: Protocol, data: Sampler) -> float:
         return 0.0
     fit = protocol.fit(data)
     examples = fit.length(data) * min(fit.batch or len(data), len(data))
-    return protocol.repeats * PASSES * examples * sum(activations(net, data.task) for net in protocol.nets) / 2**30
+    passes = protocol.repeats * (PASSES * examples + tested)
+    return passes * sum(activations(net, data.task) for net in protocol.nets) / 2**30
 
 
 def _whole(part: Any, key: str) -> int:

@@ -35,9 +35,7 @@ Listed = Annotated[bool, typer.Option("--list", help="Name the rows and where th
 Timed = Annotated[bool, typer.Option("--estimate", help="Time a few steps of each row instead of running it.")]
 TimedOn = Annotated[
     str | None,
-    typer.Option(
-        "--timed-on", metavar="SET", help="As on this set of equal sizes."
-    ),
+    typer.Option("--timed-on", metavar="SET", help="As on this set of equal sizes."),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -27,8 +27,9 @@ Accuracy is that at the end of the training on the whole test split (where the p
 that of these, and *last* at the end), in per cent: mean +- standard deviation over n networks trained from scratch on
 **one** synthetic set (one seed), or, where n is `5 x 10`, over 10 networks on each of 5 sets, of 5 seeds. Published
 figures are means over several sets, as their source says. `random`: as many random real examples, judged by the same
-protocol with networks that start from the same weights; `gain` is the difference in points, *not distinguishable*
-where the two intervals (mean +- deviation) overlap. A *plain* row is made with the method's defaults for any data,
+protocol with networks that start from the same weights. *over random*, *over herding*: the difference in points, to
+herded real examples where these were judged by the same rules, and *not distinguishable* where the two intervals (mean
++- deviation) overlap. A *plain* row is made with the method's defaults for any data,
 without the settings that were published for this set. A row with fewer steps than were published shows what the code
 does in so many steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever
 else the machine did."""
@@ -229,21 +230,25 @@ class Line:
         figure = self.rows[0].target.accuracy
         return None if figure is None else 100 * fmean(self.condensed) - figure
 
-    @property
-    def gain(self) -> float | None:
-        """Points above random sets."""
-        return 100 * (fmean(self.condensed) - fmean(self.random)) if self.random else None
-
-    @property
-    def distinguishable(self) -> bool:
-        """Do the intervals of ours and of random sets, mean +- deviation, lie apart?"""
-        return abs(fmean(self.condensed) - fmean(self.random)) > pstdev(self.condensed) + pstdev(self.random)
+    def over(self, others: Sequence[float]) -> str:
+        """Points above other accuracies, `+4.1`, and a word where the two intervals, mean +- deviation, overlap."""
+        if not others:
+            return ""
+        points = fmean(self.condensed) - fmean(others)
+        overlap = abs(points) <= pstdev(self.condensed) + pstdev(others)
+        return signed(100 * points) + (", not distinguishable" if overlap else "")
 
     @property
     def n(self) -> str:
         """How many networks: `20`, or sets x networks `5 x 10`."""
         networks = str(self.rows[0].condensed.n)
         return networks if len(self.rows) == 1 else f"{len(self.rows)} x {networks}"
+
+    @property
+    def judged(self) -> tuple[Any, ...]:
+        """What lines that may be compared have in common: data, size, the judge's rules and network."""
+        row = self.rows[0]
+        return (*row.target.key[1:], row.condensed.rules, row.condensed.net)
 
     @property
     def seeds(self) -> str:
@@ -275,14 +280,14 @@ def page(shelf: Shelf, known: Iterable[Target]) -> str:
     turns = {target.key: i for i, target in enumerate(known)}
     finished.sort(key=lambda row: (turns.get(row.target.key, len(turns)), row.name))
     missing = [target for target in known if target.key not in done]
-    heads = ("method", "data", "size", "steps / published", "protocol", "n", "accuracy", "random", "gain")
-    rest = ("published", "difference", "minutes: making + judging", "note")
+    heads = ("method", "data", "size", "steps / published", "protocol", "n", "accuracy", "random", "over random")
+    rest = ("over herding", "published", "difference", "minutes: making + judging", "note")
     blocks = [
         MARK.format(shelf.folder.name),
         "# Reproduced",
         INTRO,
         "## Finished",
-        table((*heads, *rest), map(_line, lines(finished))) or "Nothing yet.",
+        table((*heads, *rest), _lines(lines(finished))) or "Nothing yet.",
         "### How each was made",
         table(
             ("row", "accuracy", "machine", "making", "judging", "peak memory", "versions", "seeds", "artifact"),
@@ -298,11 +303,18 @@ def page(shelf: Shelf, known: Iterable[Target]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _line(line: Line) -> Sequence[str]:
+def _lines(found: Sequence[Line]) -> Iterator[Sequence[str]]:
+    """Each line beside random sets, and beside herding where that was judged by the same rules on the same data."""
+    herded = {line.judged: line for line in found if line.rows[0].target.method == "herding"}
+    for line in found:
+        rival = herded.get(line.judged)
+        yield _line(line, rival.condensed if rival and rival is not line else ())
+
+
+def _line(line: Line, herded: Sequence[float]) -> Sequence[str]:
     row, judged = line.rows[0], line.rows[0].condensed
     steps = f"{row.steps:,}" if row.steps == row.published_steps else f"{row.steps:,} / {row.published_steps:,}"
     method, data, size = row.target.key
-    overlap = "" if line.gain is None or line.distinguishable else ", not distinguishable"
     making = sum(row.making.seconds for row in line.rows) / 60
     judging = sum(row.condensed.seconds for row in line.rows) / 60
     return (
@@ -310,7 +322,8 @@ def _line(line: Line) -> Sequence[str]:
         line.n if len(line.rows) == 1 else f"{line.n} (seeds {line.seeds})",
         spread(line.condensed) + ("" if line.last is None else f" (last {100 * line.last:.1f})"),
         spread(line.random) if line.random else "",
-        signed(line.gain) + overlap,
+        line.over(line.random),
+        line.over(herded),
         "" if row.target.accuracy is None else f"{row.target.accuracy:g}",
         signed(line.difference),
         f"{making:.0f} + {judging:.0f}",

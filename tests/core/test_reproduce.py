@@ -123,10 +123,11 @@ def test_a_row_holds_what_the_judge_found_and_the_page_shows_it(place):
     read = Shelf(Path("docs/reproduced")).finished()[0]
     shown = lines([read])[0]
     assert shown.difference == pytest.approx(100 * mean - 60.0)
-    assert shown.gain == pytest.approx(100 * (mean - statistics.fmean(row["random"]["accuracies"])))
+    gain = 100 * (mean - statistics.fmean(row["random"]["accuracies"]))
     line = cells(Path("docs/reproduced.md").read_text(), "Finished", "dm", "digits", "1 per class")
     assert line[3:7] == ["3", "vico-dsa", "2", f"{100 * mean:.1f} +- {100 * statistics.pstdev(found):.1f}"]
-    assert line[9:] == ["60", f"{100 * mean - 60:+.1f}", "0 + 0", "a note"]
+    assert (line[8].partition(",")[0], line[9]) == (f"{gain:+.1f}", "")
+    assert line[10:] == ["60", f"{100 * mean - 60:+.1f}", "0 + 0", "a note"]
     assert cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "1 per class") is None
     assert (
         cells(Path("docs/reproduced.md").read_text(), "Not run", "dm", "digits", "2 per class")[-1] == "not timed yet"
@@ -297,9 +298,12 @@ def test_judging_is_compiled_where_its_training_is_long(device, place):
     large = small.with_(epochs=10**7)
     assert judging_cost(large, data) == pytest.approx(judging_cost(small, data) * (10**7 + 1) / 3)
     assert judging_cost(small.with_(repeats=50), data) == pytest.approx(10 * judging_cost(small, data))
+    trained = judging_cost(small, data)
+    tests = [judging_cost(small, data, n) - trained for n in (1000, 2000)]
+    assert 0 < tests[0] == pytest.approx(tests[1] / 2)
     how = Execution(device=str(device))
-    assert judging._passes(how, small, data) is EAGER
-    assert isinstance(judging._passes(how, large, data), Compiled)
+    assert judging._passes(how, small, data, splits) is EAGER
+    assert isinstance(judging._passes(how, large, data, splits), Compiled)
 
 
 @pytest.mark.slow
