@@ -95,7 +95,8 @@ def _stored(artifact: Artifact, report: Report, *, private: bool) -> Artifact:
         files.write(folder / "report.html", page)
         files.write_json(folder / REPORT, report.dump())
         return replace(artifact, report=report.dump())
-    return artifact.update(report=report.dump(), extra={"report.html": page, **pictures.for_artifact(artifact, drawings)})
+    extra = {"report.html": page, **pictures.for_artifact(artifact, drawings)}
+    return artifact.update(report=report.dump(), extra=extra)
 
 
 def with_private_report(artifact: Artifact) -> Artifact:

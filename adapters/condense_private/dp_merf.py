@@ -67,7 +67,7 @@ class _Fourier(nn.Module):
     def __init__(self, task: Task, inputs: int, features: int, length: float) -> None:
         super().__init__()
         self.form = task.form
-        self.register_buffer("frequencies", torch.randn(features // 2, inputs) / length)
+        self.register_buffer("frequencies", nn.init.normal_(torch.empty(features // 2, inputs), std=1 / length))
         self.head = nn.Linear(features, task.outputs)
 
     def features(self, x: Tensor) -> Tensor:
