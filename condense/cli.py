@@ -179,7 +179,9 @@ def run(
         settled = o.plan_of(name, o.Judges(protocol, nets, repeats), settings, made, **size, **asked)
         folder = out or default_folder(settled, plain=plain)
         limits = asked_limits(minutes, checkpoint_every)
-        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard)
+        _carry_out(
+            Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard
+        )
 
 
 @app.command()
@@ -200,7 +202,9 @@ def resume(
     with _reading_from(data_root):
         settled = stored_plan(folder)
         limits = asked_limits(minutes, checkpoint_every)
-        _carry_out(Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard)
+        _carry_out(
+            Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard
+        )
 
 
 def _reading_from(folder: Path | None) -> Any:

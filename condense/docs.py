@@ -40,7 +40,8 @@ def contributed(found: Registry) -> dict[str, Callable[[], str]]:
     """The pages that our own packages add, by name of the file."""
     ours = {id(plugin.object) for plugin in found.plugins if plugin.distribution == DISTRIBUTION}
     hooks = [impl for impl in found.manager.hook.condense_pages.get_hookimpls() if id(impl.plugin) in ours]
-    return {name: written for impl in hooks for name, written in impl.function().items()}
+    added: list[Mapping[str, Callable[[], str]]] = [impl.function() for impl in hooks]  # type: ignore[misc]
+    return {name: written for pages in added for name, written in pages.items()}
 
 
 def page(title: str, *blocks: str) -> str:

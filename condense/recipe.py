@@ -172,7 +172,7 @@ class Published:
 def published(
     *, paper: str, title: str, form: str = "tensors", settings: str | None = None, protocol: str = "vico"
 ) -> Callable[[Callable[..., Recipe]], Published]:
-    """Mark a recipe function with its paper (arXiv, DOI or OpenReview id), its settings file and the judge's protocol."""
+    """Mark a recipe function with its paper (arXiv, DOI or OpenReview id), settings file and protocol."""
     return lambda make: Published(make, paper, title, form, settings, protocol)
 
 
