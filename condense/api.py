@@ -16,7 +16,7 @@ from .artifact import Artifact, load, read_plan, write_artifact
 from .axes import Net
 from .checkpoint import PRIVATE, Lock, private_folder
 from .engine import check_roles, condense
-from .errors import BadValue, InUse
+from .errors import BadValue, InUse, shown
 from .evaluate import held_out
 from .given import as_data
 from .isolation import blaming, check_net, tolerant
@@ -137,9 +137,20 @@ def holds(folder: Path, settled: Plan) -> str:
         return "nothing"
     if not folder.is_dir() or not (folder / PRIVATE / "plan.json").is_file():
         raise InUse("out", str(folder), "exists and is no run of condense", remedy)
-    if stored_plan(folder).model_dump(mode="json") != settled.model_dump(mode="json"):
-        raise InUse("out", str(folder), "holds a run of another plan", remedy)
+    before, after = stored_plan(folder).model_dump(mode="json"), settled.model_dump(mode="json")
+    if before != after:
+        problem = f"holds a run of another plan: {', '.join(_differing(before, after)[:3])}"
+        raise InUse("out", str(folder), problem, remedy)
     return "finished" if (folder / "manifest.json").is_file() else "begun"
+
+
+def _differing(before: Any, after: Any, path: str = "") -> list[str]:
+    """Where two plans differ, in words: `seed is 0 there and 9 here`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        below = [_differing(before.get(key), after.get(key), f"{path}.{key}".lstrip(".")) for key in keys]
+        return [line for lines in below for line in lines]
+    return [] if before == after else [f"{path} is {shown(before, 40)} there and {shown(after, 40)} here"]
 
 
 def _untouched(folder: Path) -> bool:

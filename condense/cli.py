@@ -238,11 +238,15 @@ def _carry_out(
         artifact = api.carry_out(settled, folder, observers=watching, limits=limits)
     if not announcer.started:
         speaker.say(f"{folder} holds this run, finished: nothing is made again")
-    _tell(speaker, artifact if no_eval else _judged(speaker, artifact, full=full, publish=publish))
+    again = f"Go on with: {hint('resume', folder)}"
+    _tell(speaker, artifact if no_eval else _judged(speaker, artifact, again, full=full, publish=publish))
 
 
-def _judged(speaker: Speaker, artifact: Artifact, **how: Any) -> Artifact:
-    """The artifact with its report. What is judged already is not judged again; Ctrl-C keeps what is done."""
+def _judged(speaker: Speaker, artifact: Artifact, again: str, **how: Any) -> Artifact:
+    """The artifact with its report. What is judged already is not judged again; Ctrl-C keeps what is done.
+
+    again: how to go on after that, in a sentence.
+    """
     from .judging import judge
     from .running import Interrupted
     from .terminal import JudgingBar
@@ -251,8 +255,8 @@ def _judged(speaker: Speaker, artifact: Artifact, **how: Any) -> Artifact:
         with JudgingBar(speaker.progress) as bar:
             return judge(artifact, tell=bar.tell, **how)
     except KeyboardInterrupt:
-        problem, remedy = "was interrupted; what is judged is kept", f"Go on with: {hint('eval', artifact.path)}"
-        raise Interrupted("judging", str(artifact.path), problem, remedy) from None
+        problem = "was interrupted; what is judged is kept"
+        raise Interrupted("judging", str(artifact.path), problem, again) from None
 
 
 def _tell(speaker: Speaker, artifact: Artifact) -> None:
@@ -304,9 +308,15 @@ def evaluate(
     speaker, judges = Speaker(as_json), o.Judges(protocol, nets, repeats)
     with _reading_from(data_root):
         if data is None:
+            _refuse_unused(seed=seed or None, normalised=normalised or None)
             how = {"device": device, "random": random, "full": full, "publish": publish}
             _eval_artifact(speaker, path, judges, o.pairs(settings), **how)
             return
+        if random or full:
+            remedy = "Leave it out, and judge `condense run random` of the same size beside it."
+            raise BadValue("random" if random else "full", True, "is judged beside artifacts only", remedy)
+        if (path / "manifest.json").is_file():
+            raise BadValue("data", data, f"{path} is an artifact, which knows its data", "Leave out --data.")
         size: dict[str, Any] = {
             kind: 1 for kind in taken(method_for("random", as_data(data)).make)[:1]
         }  # any: nothing is chosen
@@ -325,12 +335,21 @@ def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dic
         raise BadValue("path", str(path), problem, "Say on which, with --data.")
     artifact = load(path)
     rules = artifact.plan.protocol
-    if judges.protocol is not None:
+    if judges.protocol is not None and (rules is None or judges.protocol != rules.name):
         rules = named(Protocol, judges.protocol)  # type: ignore[type-abstract]
     changes = {key.removeprefix("protocol."): value for key, value in settings.items()}
     changes = {**judges.changes(artifact.plan), **changes}
     rules = overridden(rules, changes) if rules and changes else rules
-    _tell(speaker, _judged(speaker, artifact, protocol=rules, **how))
+    again = f"Call {hint('eval', path)} again, with the same options: it goes on with the next network."
+    _tell(speaker, _judged(speaker, artifact, again, protocol=rules, **how))
+
+
+def _refuse_unused(**given: Any) -> None:
+    """Refuse what is said of sets that somebody else made, and is settled in an artifact."""
+    for name, value in given.items():
+        if value is not None:
+            problem = "is settled in the artifact, whose own seed and scale count"
+            raise BadValue(name, value, problem, "Leave it out; it is for sets that somebody else made (--data SET).")
 
 
 def _eval_foreign(speaker: Speaker, path: Path, settled: Plan, normalised: bool) -> None:

@@ -94,7 +94,7 @@ class Fill:
         """Refuse to store a set that is not finite, whatever the losses were. Raises `Diverged`."""
         for name, value in self.syn.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                remedy = "The last good checkpoint is kept. Lower `outer.groups.0.lr`, or look at the objective."
+                remedy = "What was saved before is kept. Lower `outer.groups.0.lr`, or look at the objective."
                 raise Diverged("set", "NaN or infinity", f"{name} is not finite by outer step {self.at}", remedy)
 
     def state_dict(self) -> dict[str, Any]:

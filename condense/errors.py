@@ -83,8 +83,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def meant(name: str, known: Iterable[str]) -> str:
     """`Did you mean ...?`, or nothing where no known name is near."""
-    close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    plain = {_plain(other): other for other in sorted(known)}
+    close = [plain[found] for found in difflib.get_close_matches(_plain(name), list(plain), n=3, cutoff=0.6)]
     return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    """A name without its case and marks: `FashionMNIST` is `fashion-mnist`."""
+    return "".join(c for c in name.lower() if c.isalnum()) or name
 
 
 def listed(names: Iterable[str]) -> str:

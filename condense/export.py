@@ -65,7 +65,7 @@ def npz_bytes(artifact: Artifact) -> bytes:
     """The `.npz` file of the set: equal sets give equal bytes. Labels are (N,) int64 or (N, K) float weights."""
     said = facts(artifact)
     arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors(artifact).items()}
-    arrays |= {name: np.array(said[name]) for name in ("classes", "scale")}
+    arrays |= {name: np.array(said[name]) for name in ("classes", "scale", "preprocessing")}
     arrays |= {name: np.array(said[name], dtype=np.float32) for name in ("mean", "std") if name in said}
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -92,10 +92,11 @@ def tensors(artifact: Artifact) -> dict[str, Tensor]:
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:
-    """What has to be known of the arrays: class names in order, and the scale."""
+    """What has to be known of the arrays: class names in order, the scale, and which preprocessing made it."""
     scale = artifact.preprocessing
     known = {name: scale[name] for name in ("mean", "std") if scale.get(name) is not None}
-    return {"classes": list(artifact.task.classes), "scale": NETWORK_INPUT, **known}
+    made = {"scale": NETWORK_INPUT, "preprocessing": json.dumps(scale, sort_keys=True)}
+    return {"classes": list(artifact.task.classes), **made, **known}
 
 
 def _packed(sampler: TensorSampler) -> Tensor:

@@ -49,14 +49,14 @@ def open_foreign(
     """
     path = Path(path)
     if raw.form.arrays:
-        return _open_arrays(path, raw, normalised, device)
+        return _open_arrays(path, raw, transform, normalised, device)
     if len(raw.shape) != 3:
         raise BadValue("data", raw.shape, "is no data set of images", "Name the image data set that the set is of.")
     if path.is_dir():
         x, y = read_folder(path, raw)
     elif path.is_file():
         inputs = tuple(transform.encode(torch.zeros(1, *raw.shape, device=device)).shape[1:])
-        x, y, encoded = read_npz(path, raw, inputs)
+        x, y, encoded = read_npz(path, raw, inputs, transform.describe())
         normalised = normalised or encoded
     else:
         raise BadValue("path", str(path), "is neither a folder nor a file", "Give an image folder or an .npz file.")
@@ -70,12 +70,15 @@ def open_foreign(
     return TensorSampler(task, x.to(device), y.to(device))
 
 
-def _open_arrays(path: Path, raw: Task, normalised: bool, device: torch.device | str) -> TensorSampler:
+def _open_arrays(
+    path: Path, raw: Task, transform: Transform, normalised: bool, device: torch.device | str
+) -> TensorSampler:
     """A set of another form than images, under the names that the form gives its arrays."""
     if path.suffix not in (".npz", ".safetensors") or not path.is_file():
         problem = f"is no file of {raw.form.noun}"
         raise BadValue("path", str(path), problem, f"Give .npz or .safetensors with {', '.join(raw.form.arrays)}.")
-    arrays = read_arrays(path, (*raw.form.arrays, "classes", "scale"))
+    arrays = read_arrays(path, (*raw.form.arrays, "classes", "scale", "preprocessing"))
+    _check_preprocessing(arrays, transform.describe(), path)
     if not normalised and str(arrays.get("scale")) != NETWORK_INPUT:
         problem, remedy = "does not say that its values are the networks' own inputs", "If they are: --normalised."
         raise BadData(str(path), arrays.get("scale"), problem, remedy)
@@ -184,9 +187,15 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 # -- arrays ---------------------------------------------------------------------------------------------------------
 
 
-def read_npz(path: Path, raw: Task, inputs: tuple[int, ...]) -> tuple[Tensor, Tensor, bool]:
-    """Images (N, C, H, W), labels, and whether the file says that its images are network inputs (of shape `inputs`)."""
-    arrays = read_arrays(path, ("images", "x", "labels", "y", "classes", "scale"))
+def read_npz(
+    path: Path, raw: Task, inputs: tuple[int, ...], preprocessing: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, bool]:
+    """Images (N, C, H, W), labels, and whether the file says that its images are network inputs (of shape `inputs`).
+
+    preprocessing: what the judge encodes by; inputs that were made by another are refused.
+    """
+    arrays = read_arrays(path, ("images", "x", "labels", "y", "classes", "scale", "preprocessing"))
+    _check_preprocessing(arrays, preprocessing, path)
     images, labels = arrays.get("images", arrays.get("x")), arrays.get("labels", arrays.get("y"))
     if images is None or labels is None:
         remedy = "Call the arrays `images` and `labels`, or `x` and `y`."
@@ -194,6 +203,22 @@ def read_npz(path: Path, raw: Task, inputs: tuple[int, ...]) -> tuple[Tensor, Te
     encoded = "scale" in arrays and arrays["scale"].dtype.kind == "U" and str(arrays["scale"]) == NETWORK_INPUT
     x = _images(images, inputs if encoded else raw.shape, path)
     return x, _labels(labels, arrays.get("classes"), raw, path), encoded
+
+
+def _check_preprocessing(arrays: Mapping[str, np.ndarray], judged: Mapping[str, Any], path: Path) -> None:
+    """Refuse network inputs that were made by another preprocessing than the one that test examples go through."""
+    said = arrays.get("preprocessing")
+    if said is None or str(arrays.get("scale")) != NETWORK_INPUT:
+        return
+    try:
+        made = json.loads(str(said))
+    except ValueError:
+        raise Damaged(str(path), str(said), "names its preprocessing in no JSON", REMEDY) from None
+    if made != json.loads(json.dumps(judged)):
+        name = made.get("name") if isinstance(made, dict) else made
+        problem = f"holds inputs that another preprocessing made than test examples would go through ({judged['name']})"
+        remedy = f"Judge it under its own: --set preprocess={name}, with the same constants."
+        raise BadData(str(path), made, problem, remedy)
 
 
 def _images(images: np.ndarray, shape: tuple[int, ...], path: Path) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 CONDENSE = "condense"
 _called: ContextVar[str] = ContextVar("condense_program", default=CONDENSE)
@@ -13,7 +15,7 @@ _spelt: ContextVar[Mapping[str, str]] = ContextVar("condense_options", default={
 
 def hint(*words: object) -> str:
     """A command of this program, as it is typed: `condense resume runs/mine`."""
-    return " ".join([_called.get(), *map(str, words)])
+    return " ".join([_called.get(), *(shlex.quote(str(w)) if isinstance(w, Path) else str(w) for w in words)])
 
 
 def option(argument: str) -> str:

@@ -70,7 +70,7 @@ class Watch:
     def check(self) -> None:
         step = int(self.first)
         if step >= 0:
-            remedy = "The last good checkpoint is kept. Lower `outer.groups.0.lr`, or look at the data."
+            remedy = "What was saved before is kept. Lower `outer.groups.0.lr`, or look at the data."
             raise Diverged("loss", "NaN or infinity", f"is not finite since outer step {step}", remedy)
 
 

@@ -3,6 +3,9 @@
 Official code, followed here: a new randomly initialised network for every step, no training of it, all classes in one
 update, the sum of the classes' squared distances. Networks with batch norm: the official code sends all classes through
 together in training mode; here their statistics are fixed beforehand from 16 real images of each class, as DC does.
+
+For any number of images per class: the rate is 1, and 10 from 100 images of each class on, as the README of the
+official code has it for its budgets.
 """
 
 from __future__ import annotations

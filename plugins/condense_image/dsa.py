@@ -2,7 +2,7 @@
 
 The same random differentiable augmentation is applied to real and synthetic images before their gradients are
 compared; the training of networks on the synthetic set, between matching steps and by the judge, augments each image
-on its own.
+on its own. Loops, rates and the rule for other numbers of images per class are DC's.
 """
 
 from __future__ import annotations

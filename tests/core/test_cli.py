@@ -30,9 +30,11 @@ RUN = ("run", "dm", *SMALL, *JUDGED)
 SPELLING = {
     "run": "--data --per-class --total --ratio --of --seed --steps --device --set --plain --with --net --protocol"
     " --nets --repeats --out --minutes"
-    " --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
-    "resume": "--minutes --checkpoint-every --full --no-full --no-eval --data-root --tensorboard --json",
-    "eval": "--data --nets --repeats --protocol --set --seed --random --full --normalised --device --data-root --json",
+    " --checkpoint-every --full --no-full --no-eval --publish-report --data-root --tensorboard --json",
+    "resume": "--minutes --checkpoint-every --full --no-full --no-eval --publish-report --data-root --tensorboard"
+    " --json",
+    "eval": "--data --nets --repeats --protocol --set --seed --random --full --publish-report --normalised --device"
+    " --data-root --json",
     "list": "--form --json",
     "show": "--data --per-class --total --ratio --of --set --plain --with --json",
     "plugins": "--json",
@@ -194,6 +196,9 @@ def test_ctrl_c_while_judging_says_how_to_go_on(place, monkeypatch):
     told = call("eval", "made")
     assert told.exit_code == 130
     assert "condense eval made" in told.stderr
+    told = call(*RUN, "--out", "made")
+    assert told.exit_code == 130
+    assert "condense resume made" in told.stderr, "eval would leave the random images out"
 
 
 def test_eval_adds_networks_to_the_report(place):
@@ -213,6 +218,53 @@ def test_eval_under_another_protocol_is_refused(place):
     assert refused("eval", "made", "--repeats", "1", "--set", "protocol.epochs=3", code=2)["field"] == "protocol", (
         "the same protocol with other rules is another"
     )
+
+
+def test_eval_by_the_artifacts_own_protocol_by_name_is_by_its_own_rules(place):
+    told = call("eval", "made", "--protocol", "vico-dsa", "--json")
+    assert told.exit_code == 0, told.output
+    assert [row["n"] for row in json.loads(told.stdout)["rows"] if row["kind"] == "condensed"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("seed", ("eval", "made", "--seed", "7")),
+        ("normalised", ("eval", "made", "--normalised")),
+        ("data", ("eval", "made", "--data", "digits")),
+        ("random", ("eval", "set.npz", "--data", "digits", "--random")),
+        ("full", ("eval", "set.npz", "--data", "digits", "--full")),
+    ],
+)
+def test_eval_refuses_options_that_it_would_not_use(place, field, arguments):
+    assert refused(*arguments, code=2)["field"] == field
+
+
+def test_a_run_of_another_plan_says_what_differs(place):
+    error = refused(*RUN, "--seed", "9", "--out", "made", code=8)
+    assert "seed is 0 there and 9 here" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (("run", "DM"), "dm"),
+        (("run", "dm", "--data", "FashionMNIST"), "fashion-mnist"),
+        (("run", "dm", "--data", "CIFAR10"), "cifar10"),
+    ],
+)
+def test_names_in_another_case_have_a_nearest_name(place, arguments, near):
+    assert near in refused(*arguments, code=2)["message"].partition("Did you mean ")[2]
+
+
+def test_inputs_that_another_preprocessing_made_are_refused(place):
+    whitened = call(*RUN, "--no-eval", "--set", "preprocess=zca-kornia", "--out", "white")
+    assert whitened.exit_code == 0, whitened.output
+    assert call("export", "white", "--to", "white.npz").exit_code == 0
+    error = refused("eval", "white.npz", "--data", "digits", *JUDGED, code=3)
+    assert "--set preprocess=zca-kornia" in error["message"]
+    told = call("eval", "white.npz", "--data", "digits", *JUDGED, "--set", "preprocess=zca-kornia")
+    assert told.exit_code == 0, told.output
 
 
 def test_eval_on_a_device_that_is_not_there_is_refused(place):

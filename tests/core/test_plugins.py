@@ -322,6 +322,7 @@ def test_the_first_reason_to_stop_wins():
         def condense_stop(self, run, index):
             return self.reason
 
+    run = types.SimpleNamespace(splits=types.SimpleNamespace(train=None))
     manager = run_manager([Wants("enough"), Wants(None)])
-    assert manager.hook.condense_stop(run=None, index=0) == "enough"
-    assert not run_manager([Wants(None)]).hook.condense_stop(run=None, index=0)
+    assert manager.hook.condense_stop(run=run, index=0) == "enough"
+    assert not run_manager([Wants(None)]).hook.condense_stop(run=run, index=0)
