@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from . import clipping
 from .component import Component, digest
 from .data import Sampler, Source, Splits
+from .errors import NotBuilt
 from .rng import Rng
 from .task import Batch, Task
 
@@ -83,9 +85,63 @@ class Statistic(Component):
         """`mean` of each batch. Members answer in one pass where examples come with all of their neighbours anyway."""
         return [self.mean(model, batch, task, live=live) for batch in batches]
 
+    def clipped_sums(
+        self,
+        model: nn.Module,
+        views: Sequence[Batch],
+        task: Task,
+        groups: Tensor,
+        count: int,
+        bound: float,
+        *,
+        chunk: int = 32,
+        dtype: torch.dtype = torch.float32,
+    ) -> Mapping[str, Tensor]:
+        """The rows of all examples, each clipped to L2 length `bound` and added up by group: parts (count, *shape),
+        `dtype`, detached. All that private sources ask for.
+
+        views: the same N examples under several warps, whose rows are averaged before they are clipped. The length is
+        of all parts of an example together. groups: (N,) int64 in 0..count-1. At most `chunk` examples' rows are held
+        at a time. Rows are added up in float64; what adds noise should ask for this `dtype`, because rounding many
+        rows' sum to float32 moves it by more than `bound` times 1e-6. Where N is 0, zeros.
+
+        A row that is not finite counts as zero: an error would tell that there is such an example. So errors are about
+        the statistic, never about an example: `BadValue` for a bound, groups or views that do not fit, `NotBuilt` for a
+        statistic without rows.
+        """
+        clipping.check_asked([len(view) for view in views], groups, count, bound, chunk)
+        if not len(groups):
+            rows = self._each(model, [_blank(views[0], task)], task)
+            shapes = {part: row.shape[1:] for part, row in rows.items()}
+            return {part: groups.new_zeros(count, *shape, dtype=dtype) for part, shape in shapes.items()}
+
+        def rows_of(part: slice) -> Mapping[str, Tensor]:
+            return self._each(model, [Batch(task.form.take(view.x, part), view.y[part]) for view in views], task)
+
+        sums = clipping.summed(rows_of, groups, count, bound, chunk)
+        return {part: value.to(dtype) for part, value in sums.items()}
+
+    def _each(self, model: nn.Module, views: Sequence[Batch], task: Task) -> Mapping[str, Tensor]:
+        """The rows, averaged over the views."""
+        try:
+            return clipping.averaged([self.rows(model, view, task) for view in views])
+        except NotBuilt:
+            raise
+        except NotImplementedError as error:
+            problem = "says nothing of each example alone (it has no `rows`), so that no example can be clipped"
+            raise NotBuilt("statistic", self.name, problem, "Use gradient or mean-feature.") from error
+
     def finish(self, mean: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Post-processing of a mean; identity by default."""
         return mean
+
+
+def _blank(like: Batch, task: Task) -> Batch:
+    """One example of zeros, on the device and of the types of `like`."""
+    empty, blank = task.form.pack(like.x), task.form.pack(task.form.blank(task, 1))
+    types = {key: empty[key].dtype if key in empty else value.dtype for key, value in blank.items()}
+    x = {key: value.to(like.y.device, types[key]) for key, value in blank.items()}
+    return Batch(task.form.unpack(x), like.y.new_zeros(1, *like.y.shape[1:]))
 
 
 class Distance(Component):
@@ -197,8 +253,9 @@ class Net(Component):
 
 @dataclass
 class Learner:
-    """What a pool lends for one outer step. `info`: 0-d facts (accuracy); `path`: expert snapshots t..t+M; `memo`: see
-    `Recorded` in docs/architecture.md."""
+    """What a pool lends for one outer step. `info`: 0-d facts (accuracy); `path`: expert snapshots t..t+M; `memo`: what
+    was measured under this network, for pools that lend it again.
+    """
 
     module: nn.Module | None
     age: int = 0

@@ -17,9 +17,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from . import clipping, per_example
 from .axes import Loss
 from .errors import BadValue
 from .machine import fast_bfloat16
@@ -29,7 +32,7 @@ from .task import Batch, Form, Task
 
 Tensors = Mapping[str, Tensor]
 WORTH = 120.0  # estimated seconds of eager passes from which on compiling (about half a minute) is worth its time
-PIECE = {"forward": 32, "backward": 20}  # rows per compiled pass on a CPU: what stays in the cache
+PIECE = {"forward": 32, "backward": 20, "rows": 16}  # rows per compiled pass on a CPU: what stays in the cache
 
 
 class Passes:
@@ -48,6 +51,28 @@ class Passes:
         value = loss(module, batch, task, rng).mean()
         grads = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
         return value.detach(), dict(zip(params, grads, strict=True))
+
+    def clipped_gradients(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        views: Sequence[Batch],
+        task: Task,
+        groups: Tensor,
+        count: int,
+        bound: float,
+        chunk: int,
+    ) -> dict[str, Tensor]:
+        """`clipping.summed` of `gradient_rows`: (count, *parameter shape) by parameter name, float64, detached.
+
+        In float32 whatever else passes are computed in. At least one example.
+        """
+
+        def rows(part: slice) -> Tensors:
+            some = [Batch(task.form.take(view.x, part), view.y[part]) for view in views]
+            return gradient_rows(module, loss, some, task)
+
+        return clipping.summed(rows, groups, count, bound, chunk)
 
     def features(self, module: nn.Module, x: Any, form: Form) -> Tensor:
         """The input of the head, (N, D), detached."""
@@ -87,7 +112,7 @@ class Bound:
     def _run(self, method: str, x: Any) -> Tensor:
         with self._precision():
             out = functional_call(self.calls, {f"net.{key}": value for key, value in self.params.items()}, (method, x))
-        return out.float()  # type: ignore[no-any-return]
+        return out.float() if self.half else out  # type: ignore[no-any-return]
 
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(iter(self.params.values())).device.type
@@ -125,6 +150,51 @@ def parameter_gradients(model: nn.Module, values: Sequence[Tensor], *, live: boo
         )
         found.append(dict(zip(params, grads, strict=True)))
     return found
+
+
+def gradient_rows(module: nn.Module, loss: Loss, views: Sequence[Batch], task: Task) -> dict[str, Tensor]:
+    """The gradient of each example alone, averaged over its views: (N, *parameter shape) by parameter name, detached.
+
+    views: the same examples, under several warps. Eager, in the network's own precision. Where examples cannot be
+    stacked (graphs of several sizes), or the network cannot be mapped (it draws random numbers, changes its buffers or
+    branches on what it sees), one example after the other.
+    """
+    if task.form.in_rows:
+        try:
+            gradients = per_example.gradients(_value(Calls(module), loss, task))
+            rows = gradients(_detached(module), *_stacked(views, task.form))
+            return {name: row.detach() for name, row in rows.items()}
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a mistake of the network's own raises below, as itself
+            pass
+    each = []
+    for i in range(len(views[0])):
+        own = [Batch(task.form.take(view.x, slice(i, i + 1)), view.y[i : i + 1]) for view in views]
+        each.append(clipping.averaged([EAGER.gradients(module, loss, one, task, Rng(0))[1] for one in own]))
+    return {name: torch.stack([row[name] for row in each]) for name in each[0]}
+
+
+def _value(calls: Calls, loss: Loss, task: Task) -> Callable[[Tensors, Tensors, Tensor], Tensor]:
+    """(params, packed x (V, ...), y (V, ...)) -> the loss of one example, 0-d: the mean over V views, each alone."""
+
+    def of_view(params: Tensors, x: Tensors, y: Tensor) -> Tensor:
+        batch = Batch(task.form.unpack({key: value.unsqueeze(0) for key, value in x.items()}), y.unsqueeze(0))
+        return loss(Bound(calls, params, half=False), batch, task, Rng(0)).sum()
+
+    def of_example(params: Tensors, x: Tensors, y: Tensor) -> Tensor:
+        if len(y) == 1:
+            return of_view(params, {key: value[0] for key, value in x.items()}, y[0])
+        return torch.func.vmap(of_view, in_dims=(None, 0, 0))(params, x, y).mean()
+
+    return of_example
+
+
+def _stacked(views: Sequence[Batch], form: Form) -> tuple[dict[str, Tensor], Tensor]:
+    """The views of each example side by side: packed x, each (N, V, ...), and y (N, V, ...)."""
+    packed = [form.pack(view.x) for view in views]
+    x = {key: torch.stack([one[key] for one in packed], dim=1).detach() for key in packed[0]}
+    return x, torch.stack([view.y for view in views], dim=1)
 
 
 class Calls(nn.Module):
@@ -177,6 +247,46 @@ class Compiled(Passes):
                 torch._foreach_add_(list(total.values()), list(grads.values()), alpha=share)  # type: ignore[attr-defined]
         return value, total
 
+    def clipped_gradients(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        views: Sequence[Batch],
+        task: Task,
+        groups: Tensor,
+        count: int,
+        bound: float,
+        chunk: int,
+    ) -> dict[str, Tensor]:
+        template = self._structure(module) if loss.deterministic and task.form.in_rows else None
+        if template is None:
+            return super().clipped_gradients(module, loss, views, task, groups, count, bound, chunk)
+        rows = per_example.gradients(_value(template, loss, task))
+
+        def clipped(params: Tensors, x: Tensors, y: Tensor, member: Tensor, bound: Tensor) -> dict[str, Tensor]:
+            with per_example.convolutions_as_products():
+                return clipping.clipped_sum(rows(params, x, y), member, bound)
+
+        x, y = _stacked(views, task.form)
+        n = len(groups)
+        size = min(chunk, PIECE["rows"]) if y.device.type == "cpu" else chunk
+        key = ("clipped", template, loss.digest(), task, len(views), tuple(y.shape[2:]), count, size)
+        run = self._function(key, clipped, traced=True)
+        params, member = _detached(module), clipping.memberships(groups, count)
+        limit = torch.tensor(bound, dtype=torch.float64, device=y.device)
+        total: dict[str, Tensor] = {}
+        for part in clipping.slices(n, size):
+            rest = size - (part.stop - part.start)
+            if rest > size // 2:  # too few for a compiled pass
+                few = [Batch(task.form.take(view.x, part), view.y[part]) for view in views]
+                more = super().clipped_gradients(module, loss, few, task, groups[part], count, bound, chunk)
+            else:  # others fill it up, of no group
+                index = torch.arange(part.start, part.start + size, device=y.device).remainder(n)
+                some = {name: value[index] for name, value in x.items()}
+                more = run(params, some, y[index], F.pad(member[:, part], (0, rest)), limit)
+            clipping.add(total, more)
+        return total
+
     def features(self, module: nn.Module, x: Any, form: Form) -> Tensor:
         return self._rows("features", module, x, form)
 
@@ -212,9 +322,9 @@ class Compiled(Passes):
         grads, value = run(moving, _detached(module), dict(constants))
         return value, [(leaf, grads[key]) for key, leaf in leaves.items()]
 
-    def _function(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _function(self, key: Any, function: Callable[..., Any], *, traced: bool = False) -> Callable[..., Any]:
         if key not in self.functions:
-            self.functions[key] = compiled(function, f"condense_{len(self.functions)}")
+            self.functions[key] = compiled(function, f"condense_{len(self.functions)}", traced=traced)
         return self.functions[key]
 
     def _structure(self, module: nn.Module) -> Calls | None:
@@ -265,31 +375,43 @@ def _detached(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
-def compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """`function` compiled at its first call; called with plain=True, or once compiling has failed, as it is."""
+def compiled(function: Callable[..., Any], name: str, *, traced: bool = False) -> Callable[..., Any]:
+    """`function` compiled at its first call; called with plain=True, or once compiling has failed, as it is.
 
-    def shim(*args: Any) -> Any:
-        return function(*args)
-
-    shim.__code__ = shim.__code__.replace(co_name=name)  # dynamo keeps its graphs by code object: a copy for each
-    fast: list[Callable[..., Any]] = [torch.compile(shim, dynamic=False, fullgraph=True)]
+    traced: taken apart into operations first, for functions of tensors that the compiler does not read as they are
+    written; all calls that are not plain then have the shapes of the first one.
+    """
+    fast: list[Callable[..., Any] | None] = []
 
     def run(*args: Any, plain: bool = False) -> Any:
-        if plain or not fast:
+        if plain or fast == [None]:
             return function(*args)
         try:
-            return fast[0](*args)
+            if not fast:
+                made = make_fx(function, tracing_mode="fake")(*args) if traced else function
+                fast.append(torch.compile(_named(made, name), dynamic=False, fullgraph=True))
+            return fast[0](*args)  # type: ignore[misc]
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             result = function(*args)  # a mistake of the function's own raises here, as itself
-            fast.clear()
+            fast[:] = [None]
             say_once(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
             )
             return result
 
     return run
+
+
+def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`function` in a code object of its own: dynamo keeps its graphs by these."""
+
+    def shim(*args: Any) -> Any:
+        return function(*args)
+
+    shim.__code__ = shim.__code__.replace(co_name=name)
+    return shim
 
 
 @functools.cache

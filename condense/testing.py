@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .axes import Augment, Net, Preprocess, Statistic, Transform, Warp
+from .clipping import lengths
 from .component import Component, checked, member
 from .data import Ask, Class, Data, Facts, Source, Splits, TensorSource
 from .engine import condense
@@ -213,9 +215,11 @@ def check_component(part: Component) -> None:
 
 
 def check_statistic(statistic: Statistic, model: nn.Module, batch: Batch, task: Task, tolerance: float = 1e-5) -> None:
-    """What holds of every statistic: its mean is the mean of its rows, and each row is about its example alone.
+    """What holds of every statistic: its mean is the mean of its rows, each row is about its example alone, and clipped
+    sums are sums of rows, to which no example adds more than the bound.
 
-    The second is what private sources rest on; networks with batch norm do not have it. tolerance: relative, absolute.
+    Private sources rest on the last two; networks with batch norm do not have the second. tolerance: relative,
+    absolute.
     """
     rows = statistic.rows(model, batch, task)
     for live in (False, True):
@@ -228,6 +232,27 @@ def check_statistic(statistic: Statistic, model: nn.Module, batch: Batch, task: 
         one = Batch(task.form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
         for part, value in statistic.rows(model, one, task).items():
             torch.testing.assert_close(value[0].detach(), rows[part][i].detach(), rtol=tolerance, atol=tolerance)
+    if task.form.independent:
+        _check_clipped_sums(statistic, model, batch, task, rows, tolerance)
+
+
+def _check_clipped_sums(
+    statistic: Statistic, model: nn.Module, batch: Batch, task: Task, rows: Mapping[str, Tensor], tolerance: float
+) -> None:
+    def sums(groups: Tensor, count: int, bound: float) -> Mapping[str, Tensor]:
+        return statistic.clipped_sums(model, [batch], task, groups, count, bound, chunk=2, dtype=torch.float64)
+
+    own = torch.arange(len(batch), device=batch.y.device)
+    whole = sums(own * 0, 1, math.inf)
+    assert set(whole) == set(rows), f"{statistic.name} names its parts differently in rows and in clipped sums"
+    bound = float(lengths(rows).median()) or 1.0
+    cut, both = sums(own, len(batch), bound), sums(own * 0, 1, bound)
+    assert float(lengths(cut).max()) <= bound * (1 + 1e-6), f"{statistic.name} lets an example add more than the bound"
+    close: dict[str, Any] = {"rtol": max(tolerance, 1e-6), "atol": tolerance, "check_dtype": False}
+    torch.testing.assert_close(lengths(cut), lengths(rows).clamp(max=bound), **close)
+    for part, row in rows.items():
+        torch.testing.assert_close(whole[part][0], row.detach().sum(dim=0), **close)
+        torch.testing.assert_close(both[part][0], cut[part].sum(dim=0), **close)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from condense import execution
+from condense import clipping, execution
 from condense.axes import Distance, Loss, Objective, Pair, Pairing, Statistic, TaskLoss, Term
 from condense.data import Ask
 from condense.errors import NotBuilt
@@ -21,6 +21,7 @@ from condense.running import Step
 from condense.task import Batch, Task
 
 Tensors = Mapping[str, Tensor]
+CHUNK = 32  # examples whose gradients are held at a time
 
 
 class Gradient(Statistic):
@@ -32,12 +33,37 @@ class Gradient(Statistic):
     loss: Loss = TaskLoss()
 
     def rows(self, model: nn.Module, batch: Batch, task: Task) -> dict[str, Tensor]:
-        """Each example's own gradient, (N, *parameter shape)."""
-        form, each = task.form, []
-        for i in range(len(batch)):
-            one = Batch(form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
-            each.append(self.mean(model, one, task, live=False))
-        return {name: torch.stack([row[name] for row in each]) for name in each[0]}
+        """Each example's own gradient, (N, *parameter shape), in the network's own precision.
+
+        Mapped over examples, `CHUNK` at a time; one after the other where that cannot be (see
+        `execution.gradient_rows`).
+        """
+        params, n = dict(model.named_parameters()), len(batch)
+        rows = {name: torch.empty(n, *p.shape, dtype=p.dtype, device=p.device) for name, p in params.items()}
+        for part in clipping.slices(n, CHUNK):
+            some = Batch(task.form.take(batch.x, part), batch.y[part])
+            for name, row in execution.gradient_rows(model, self.loss, [some], task).items():
+                rows[name][part] = row
+        return rows
+
+    def clipped_sums(
+        self,
+        model: nn.Module,
+        views: Sequence[Batch],
+        task: Task,
+        groups: Tensor,
+        count: int,
+        bound: float,
+        *,
+        chunk: int = CHUNK,
+        dtype: torch.dtype = torch.float32,
+    ) -> Mapping[str, Tensor]:
+        clipping.check_asked([len(view) for view in views], groups, count, bound, chunk)
+        if not len(groups):
+            params = model.named_parameters()
+            return {name: groups.new_zeros(count, *p.shape, dtype=dtype) for name, p in params}
+        found = execution.current().clipped_gradients(model, self.loss, views, task, groups, count, bound, chunk)
+        return {name: value.to(dtype) for name, value in found.items()}
 
     def mean(self, model: nn.Module, batch: Batch, task: Task, *, live: bool) -> Mapping[str, Tensor]:
         if not live:

@@ -223,7 +223,7 @@ def test_eval_under_another_protocol_is_refused(place):
 def test_eval_by_the_artifacts_own_protocol_by_name_is_by_its_own_rules(place):
     told = call("eval", "made", "--protocol", "vico-dsa", "--json")
     assert told.exit_code == 0, told.output
-    assert [row["n"] for row in json.loads(told.stdout)["rows"] if row["kind"] == "condensed"][0] == 1
+    assert next(row["n"] for row in json.loads(told.stdout)["rows"] if row["kind"] == "condensed") == 1
 
 
 @pytest.mark.parametrize(
