@@ -34,7 +34,7 @@ def _short(row: Tensor) -> Tensor:
     size = row[0].numel() // max(1, row.shape[1]) if row.dim() > 2 else LONGEST + 1
     if row.dtype != torch.float32 or not 1 < size <= LONGEST:
         return row.flatten(1) if row.dim() > 1 else row.unsqueeze(1)
-    short: Tensor = torch.linalg.vector_norm(row.reshape(len(row), row.shape[1], size), dim=2)
+    short: Tensor = torch.linalg.vector_norm(row, dim=tuple(range(2, row.dim())))
     return short
 
 

@@ -110,13 +110,19 @@ class _OfWeight(Function):
             for value, dim in ((x, dims[0]), (out, dims[1]))
         )
         each = _products(x.flatten(0, 1), out.flatten(0, 1), kernel, *how)
-        return each if x.shape[1] == 1 else each.view(*x.shape[:2], *each.shape[1:]).sum(dim=1), 0
+        return each if x.shape[1] == 1 else each.unflatten(0, x.shape[:2]).sum(dim=1), 0
 
 
 def _products(x: Tensor, out: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """`_OfWeight` of each of N alone, (N, O, C, *kernel)."""
-    patches = F.unfold(x, kernel, dilation, padding, stride)
-    return torch.bmm(out.flatten(2), patches.transpose(1, 2)).view(len(x), out.shape[1], x.shape[1], *kernel)
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    for side in (0, 1):  # (N, rows, columns, C, kernel rows, kernel columns)
+        span = (kernel[side] - 1) * dilation[side] + 1
+        padded = padded.unfold(1 + side, span, stride[side])[..., :: dilation[side]]
+    n, channels = x.shape[:2]
+    patches = padded.permute(0, 1, 2, 4, 5, 3).reshape(n, -1, kernel[0] * kernel[1] * channels)
+    rows = torch.bmm(out.flatten(2), patches)  # channels last: what is copied lies side by side
+    return rows.view(n, -1, *kernel, channels).permute(0, 1, 4, 2, 3)
 
 
 __all__ = ["convolutions_as_products", "gradients"]
