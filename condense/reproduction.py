@@ -102,7 +102,8 @@ def reproduce(
     artifact = api.carry_out(settled, folder, observers=observers, limits=Limits(minutes=how.left()))
     rules = judged_by(artifact.plan).with_(repeats=how.repeats)
     artifact = judge(artifact, protocol=rules, full=False, device=how.device, tell=_within(how, folder, tell))
-    report = {str(row.kind): row for row in Report.model_validate(artifact.report).rows}
+    first = rules.nets[0].dump()  # others, if `condense eval` judged by them too, stand in the report beside it
+    report = {str(row.kind): row for row in Report.model_validate(artifact.report).rows if row.network == first}
     own = "random" if target.method == "random" else "condensed"
     return Finished(
         target=target,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from condense.errors import BadValue
 from condense.hookspecs import hookimpl
 from condense.parts.distances import SquaredError
 from condense.parts.matching import ClassWise, Gradient, Matching
@@ -37,6 +38,8 @@ def doscond(
     epochs: int = 500,
     edges: Literal["generated", "sampled"] = "generated",
 ) -> Recipe:
+    if edges not in ("generated", "sampled"):
+        raise BadValue("edges", edges, "is neither generated nor sampled", "Give --with edges=sampled, or none.")
     budget = sizes.nodes(total, ratio, of)
     matching = Matching(statistic=Gradient(), distance=SquaredError(), pairing=ClassWise(n=256, weight="frequency"))
     structure = PairMLP() if edges == "generated" else SampledEdges()

@@ -33,9 +33,10 @@ from . import sizes
 from .nets.gcn import GCN
 from .nets.sgc import SGC
 from .parameterizations import FreeNodes
-from .structures import PairMLP, Structure
+from .structures import PairMLP, SampledEdges, Structure
 
 FEATURES, STRUCTURE = 0.016, 1e-4  # rates; of features in units of their root mean square at the start
+DRAWN = 0.3  # of the logits of drawn edges, which start at +-5: a tenth of it turns no edge in a run
 
 
 def by_gradients() -> Objective:
@@ -57,7 +58,7 @@ def condensed(
         labels=Hard(),
         augment=named(Augment, "none"),
         preprocess=named(Preprocess, "node-features"),
-        outer=Outer(steps=epochs * turns, groups=groups(structure is not None, turns)),
+        outer=Outer(steps=epochs * turns, groups=groups(structure, turns)),
         selection=chosen(),
     )
 
@@ -67,14 +68,15 @@ def chosen() -> Selection:
     return OnValidation(net=GCN(), fit=Fit(rule=Adam(weight_decay=5e-4), lr=0.01, steps=300, batch=None), times=5)
 
 
-def groups(structure: bool, turns: int) -> tuple[Group, ...]:
+def groups(structure: Structure | None, turns: int) -> tuple[Group, ...]:
     """How features move, and the structure where there is one: in turns, 10 and 40 of every 50 epochs."""
-    if not structure:
+    if structure is None:
         return (Group(role="features", rule=Adam(), lr=FEATURES),)
     every, span = 50 * turns, 10 * turns
+    rate = DRAWN if isinstance(structure, SampledEdges) else STRUCTURE
     return (
         Group(role="features", rule=Adam(), lr=FEATURES, every=every, phase=span, span=every - span),
-        Group(role="structure", rule=Adam(), lr=STRUCTURE, every=every, span=span),
+        Group(role="structure", rule=Adam(), lr=rate, every=every, span=span),
     )
 
 

@@ -32,8 +32,8 @@ class OnValidation(Selection):
 
     def admit(self, splits: Splits) -> None:
         if splits.validation is None:
-            remedy = "Give the data a validation split, or release the last set: --set selection=null."
-            raise BadData("data", "no validation split", "is there to select a set by", remedy)
+            remedy = "Give the data one, or release the last set: --set selection=null --set protocol.keep=last."
+            raise BadData("data", None, "has no validation split, by which a set could be selected", remedy)
 
     def score(self, run: Run, syn: Synthetic) -> float:
         assert run.splits.validation is not None

@@ -58,7 +58,7 @@ def test_a_part_that_is_not_there_is_set_whole():
     ("path", "value", "field", "text"),
     [
         ("pool.net.dept", 3, "recipe.pool.net", "toy-net has no field dept; it has dtype, width"),
-        ("pool.nets", 3, "recipe.pool", "fresh has no field nets; it has calibrate, inner, net, on, turns"),
+        ("pool.nets", 3, "recipe.pool", "fresh has no field nets; it has calibrate, every, inner, net, on, turns"),
         ("steps", 3, "recipe", "recipe has no field steps; it has augment, budget"),
         ("", 3, "recipe", "recipe has no field ; it has augment"),
         ("outer.steps.more", 3, "recipe.outer.steps", "has no fields below it"),

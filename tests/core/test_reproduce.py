@@ -13,6 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from condense import judging, published, reproduced, reproduction
+from condense.artifact import load
+from condense.axes import Net
 from condense.cli import app
 from condense.component import named
 from condense.errors import BadValue
@@ -225,6 +227,18 @@ def test_a_malformed_row_is_refused_by_name(place):
     Path("docs/reproduced/dm-digits-1-0.json").write_text(json.dumps(row))
     with pytest.raises(BadValue, match=r"dm-digits-1-0.json.steps"):
         Shelf(Path("docs/reproduced")).finished()
+
+
+def test_a_row_is_that_of_the_protocols_own_network_whatever_else_judged_the_set(place):
+    one()
+    before = stored()
+    artifact = load(Path("runs/dm-digits-1-0"))
+    rules = judging.judged_by(artifact.plan).with_(repeats=2)
+    judging.judge(artifact, protocol=rules.with_(nets=(named(Net, "mlp"),)), full=False)
+    one("--note", "again")
+    after = stored()
+    for kind in ("condensed", "random"):
+        assert all(after[kind][key] == before[kind][key] for key in ("net", "accuracies"))
 
 
 def test_a_row_that_another_protocol_judges_is_a_row_of_its_own_and_leaves_the_published_one_open(place):

@@ -126,6 +126,8 @@ def test_the_other_methods_differ_from_gcond_in_what_their_papers_say():
     assert (dos.pool.turns, dos.pool.inner, dos.objective.distance) == (1, None, SquaredError())
     assert dos.objective.with_(distance=RowCosine()) == gcond.objective
     assert method("doscond", edges="sampled").parameterization.structure == SampledEdges()
+    with pytest.raises(BadValue, match="neither generated nor sampled"):
+        method("doscond", edges="foo")
     assert [dos.outer.group("structure").moves(step) for step in range(0, 60, 10)] == [True, *[False] * 4, True]
     gcdm, gcdm_x = method("gcdm"), method("gcdm-x")
     assert gcdm.objective == Matching(
@@ -133,6 +135,15 @@ def test_the_other_methods_differ_from_gcond_in_what_their_papers_say():
     )
     assert gcdm.pool == Fresh(net=SGC(), turns=1, inner=None)
     assert gcdm_x == gcdm.with_(parameterization=FreeNodes(), outer=gcdm_x.outer)
+
+
+def test_drawn_edges_can_turn_within_a_run_of_the_defaults():
+    """Logits start at +-5: at the generator's rate they would end there."""
+    recipe = method("doscond", edges="sampled")
+    features, structure = recipe.outer.groups
+    moves = sum(structure.moves(i) for i in range(recipe.outer.steps))
+    assert structure.lr * moves > 2 * recipe.parameterization.structure.sure
+    assert not any(features.moves(i) and structure.moves(i) for i in range(recipe.outer.steps))
 
 
 def test_coresets_choose_by_a_network_trained_on_the_real_graph():

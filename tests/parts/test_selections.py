@@ -114,7 +114,7 @@ def test_a_stopped_run_selects_as_one_that_was_not(tmp_path):
 
 
 def test_without_a_validation_split_it_refuses_and_says_how_to_go_on():
-    with pytest.raises(BadData, match=r"no validation split.*selection=null"):
+    with pytest.raises(BadData, match=r"no validation split, by which.*selection=null"):
         OnValidation(net=ToyNet(), fit=FIT).admit(toy_splits())
 
 

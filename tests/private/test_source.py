@@ -18,6 +18,7 @@ from condense.axes import Statistic
 from condense.component import named
 from condense.data import Ask, Data, TensorSource
 from condense.errors import BadData, BadValue, Damaged
+from condense.execution import Passes, using
 from condense.parts.matching import Gradient, MeanFeature
 from condense.rng import Rng
 from condense.testing import Still, ToyNet, toy_splits
@@ -121,6 +122,19 @@ def test_a_statistic_that_looks_at_its_neighbours_is_refused_before_anything_is_
     with pytest.raises(BadValue, match="depends on the other records"):
         released(made, [Ask(None, 20)], Peeks())
     assert made.account.ledger.entries == []
+
+
+class Rounded(Passes):
+    """Passes whose gradients are rounded, as compiled ones in bfloat16 are."""
+
+    def gradients(self, module, loss, batch, task, rng):
+        value, found = super().gradients(module, loss, batch, task, rng)
+        return value, {name: gradient.bfloat16().float() for name, gradient in found.items()}
+
+
+def test_rounded_passes_of_a_run_are_no_neighbours():
+    with using(Rounded()):
+        assert len(released(source(), [Ask(None, 20)], Gradient())) == 1
 
 
 def test_records_that_are_not_finite_are_refused_before_any_is_sampled():
