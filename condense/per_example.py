@@ -110,7 +110,7 @@ class _OfWeight(Function):
             for value, dim in ((x, dims[0]), (out, dims[1]))
         )
         each = _products(x.flatten(0, 1), out.flatten(0, 1), kernel, *how)
-        return each if x.shape[1] == 1 else each.unflatten(0, x.shape[:2]).sum(dim=1), 0
+        return each if x.shape[1] == 1 else each.reshape(*x.shape[:2], *each.shape[1:]).sum(dim=1), 0
 
 
 def _products(x: Tensor, out: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
