@@ -99,10 +99,10 @@ class Terms:
     """
 
     draws: int = 100_000
-    measures: int = 8
+    measures: int = 5
     canaries: int = 62
     rate: float = 1.0
-    noise_multiplier: float = 4.0
+    noise_multiplier: float = 3.0
     delta: float = 1e-5
     confidence: float = 0.99
     noise_seed: int | None = None

