@@ -206,8 +206,11 @@ def error_object(error: CondenseError) -> dict[str, Any]:
 
 def figure(row: Figure) -> str:
     """A published figure, in one line."""
+    from .published import told
+
     spread = "" if row.std is None else f" +- {row.std:g}"
-    return f"published: {row.data or 'any data'}, {row.size.told()}: {row.accuracy:g}{spread} % ({row.source})"
+    about = ", ".join([row.data or "any data", *told(row.terms), row.size.told()])
+    return f"published: {about}: {row.accuracy:g}{spread} % ({row.source})"
 
 
 def plugin_object(plugin: Plugin) -> dict[str, Any]:
