@@ -29,11 +29,12 @@ that of these, and *last* at the end), in per cent: mean +- standard deviation o
 figures are means over several sets, as their source says. `random`: as many random real examples, judged by the same
 protocol with networks that start from the same weights. *over random*, *over herding*: the difference in points, to
 herded real examples where these were judged by the same rules, and *not distinguishable* where the two intervals (mean
-+- deviation) overlap. A *plain* row is made with the method's defaults for any data,
-without the settings that were published for this set. On `private:` data, which are public ones treated as if they
-were not, no random examples are judged: the judge of a private run does not look at them. A row with fewer steps than were published shows what the code
-does in so many steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever
-else the machine did."""
++- deviation) overlap.
+A *plain* row is made with the method's defaults for any data, without the settings that were published for this set.
+On `private:` data, which are public ones treated as if they were not, no random examples are judged: the judge of a
+private run does not look at them. A row with fewer steps than were published shows what the code does in so many
+steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever else the machine
+did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
 the machine named there (a GPU: in wall time); judging comes on top. A row may be left out where it takes more than
 {HOURS:g} CPU-hours; a GPU is for these."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from condense import options as o
+from condense.component import checked
 from condense.faces import Face, option
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ Deltas = Annotated[float, typer.Option("--delta", metavar="D", help="Below 1 / N
 RateOf = Annotated[float, typer.Option("--rate", metavar="Q", help="The share of all records in a measure: batch / N.")]
 By = Annotated[str, typer.Option("--accountant", metavar="A,A", help="rdp, prv, gaussian, with commas.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact.")]
+OnData = Annotated[str, typer.Option("--data", metavar="SET", help="The private data set.")]
+Budget = Annotated[float, typer.Option("--epsilon", metavar="E", help="The budget of each network.")]
+Gradients = Annotated[int, typer.Option("--steps", metavar="K", help="Noised gradients for each network.")]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Records expected in each.")]
+Rate = Annotated[float, typer.Option("--lr", metavar="R", help="Of a mean gradient that is no longer than the clip.")]
+Net = Annotated[str, typer.Option("--net", metavar="NET", help="The network that is trained.")]
+Networks = Annotated[int, typer.Option("--repeats", metavar="N", help="How many networks are trained.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where ledgers and result go; goes on where it was.")]
 
 
 def settled(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -117,9 +126,63 @@ def privacy(folder: Folder, as_json: o.AsJson = False) -> None:
     speaker.result(said)
 
 
+def dp_sgd(
+    data: OnData = "fashion-mnist",
+    epsilon: Budget = EPSILON,
+    delta: Deltas = 1e-5,
+    clip: Clip = None,
+    steps: Gradients = 1000,
+    batch: Batch = 256,
+    lr: Rate = 1.0,
+    net: Net = "conv-net",
+    networks: Networks = 5,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    out: Out = Path("runs/dp-sgd"),
+    data_root: o.DataRoot = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """The yardstick: networks trained on the private data themselves with DP-SGD, at the same budget each.
+
+    The same call goes on with the next network after an interrupt. What is trained compiled is trained in float32.
+    """
+    from condense.execution import passes, using
+    from condense.given import as_data
+    from condense.places import data_root as reading_from
+    from condense.planning import as_net, default_device, execution_of
+    from condense.reproduced import spread
+    from condense.terminal import Speaker
+
+    from .dp_sgd import RESULT
+    from .dp_sgd import dp_sgd as train
+    from .private import Private
+
+    speaker = Speaker(as_json)
+    where = default_device(device)
+    how = execution_of(where, {"compile": True, "precision": "float32"})
+    terms: Any = {"epsilon": epsilon, "delta": delta, "clip": clip}
+    with reading_from(data_root), using(passes(how)):
+        found = train(
+            checked(lambda: Private(data=as_data(data), **terms), "data"),
+            as_net(net),
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            networks=networks,
+            seed=seed,
+            device=where,
+            folder=out,
+            progress=lambda i, accuracy: speaker.say(f"network {i + 1} of {networks}: {100 * accuracy:.1f} %"),
+        )
+    speaker.say(f"{spread(found.accuracies)} (n={len(found.networks)}), {found.networks[0].privacy['sentence']}, each")
+    speaker.say(f"written   {out / RESULT}")
+    speaker.result(found.model_dump(mode="json"))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `condense-private`: never returns."""
     app = FACE.app()
     app.command()(calibrate)
     app.command()(privacy)
+    app.command("dp-sgd")(dp_sgd)
     app(args=arguments, prog_name=FACE.program)
