@@ -101,7 +101,7 @@ def test_asks_that_share_records_are_refused():
     for asks in ([], [Ask(0, 2), Ask(0, 2)], [Ask(None, 2), Ask(0, 2)]):
         with pytest.raises(BadValue, match="share records"):
             released(made, asks)
-    with pytest.raises(BadValue, match="at most 1"):
+    with pytest.raises(BadValue, match="Take at most 60"):
         released(made, [Ask(None, 61)])
     assert made.account.ledger.entries == []
 
