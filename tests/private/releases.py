@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from condense_private import accounting, private
@@ -16,20 +17,24 @@ RELEASE = private.PrivateSource._release
 
 
 def watch(order):
-    """Write to the file `order["releases"]`; statements by RDP alone, as PRV takes seconds."""
+    """Write to the file `order["releases"]`, and rest as long as a synced write takes, so that a kill can be sent.
+
+    Statements by RDP alone, as PRV takes seconds.
+    """
     accounting.Prv.__call__ = lambda prv, releases, delta: None
-    private.PrivateSource._release = lambda source, *asked: witnessed(order["releases"], source, *asked)
+    private.PrivateSource._release = lambda source, *asked: witnessed(order, source, *asked)
 
 
-def witnessed(path, source, statistic, model, plan, request, *rest):
+def witnessed(order, source, statistic, model, plan, request, *rest):
     found = RELEASE(source, statistic, model, plan, request, *rest)
     h = hashlib.sha256()
     for answer in found:
         for part in sorted(answer):
             h.update(answer[part].numpy().tobytes())
-    with open(path, "ab", buffering=0) as file:
+    with open(order["releases"], "ab", buffering=0) as file:
         file.write(f"{request.hex()} {h.hexdigest()}\n".encode())
         os.fdatasync(file.fileno())
+    time.sleep(order["slow"])
     return found
 
 

@@ -47,9 +47,8 @@ def await_key(out, process):
         time.sleep(0.001)
 
 
-def await_line(out, process):
-    """Until a line of the ledger is being written."""
-    path = out / ".run" / "ledger.jsonl"
+def await_line(path, process):
+    """Until a line is being written to a file that grows by lines."""
     before = path.stat().st_size if path.exists() else 0
     while alive(process) and not (path.exists() and path.stat().st_size > before):
         time.sleep(0.001)
@@ -62,7 +61,7 @@ class Killed:
         self.server, self.method = server, method
         self.out = server.folder / f"{method}-{number}"
         self.unbroken = server.folder / f"{method}-{number}-unbroken"
-        self.witness = Path(f"{self.out}.releases")
+        self.ledger, self.witness = self.out / ".run" / "ledger.jsonl", Path(f"{self.out}.releases")
 
     def start(self, slow):
         run = ("run", self.method, *METHODS[self.method], *NET, *DATA, "--out", self.out, *SAVING)
@@ -97,7 +96,8 @@ class Killed:
 
 
 def killed_runs(server, kills, seed):
-    """So many SIGKILLs at seeded random moments, of which two in three wait for a line of the ledger or for the key."""
+    """So many SIGKILLs at seeded random moments: of three, one waits for a line of the ledger or the key, and one for
+    a release to be made."""
     moments, counts = (
         random.Random(seed),
         {"kills": 0, "inside": 0, "keys": 0, "runs": 0, "billed": 0, "distinct": 0, "made": 0},
@@ -108,11 +108,11 @@ def killed_runs(server, kills, seed):
             killing, kind = counts["kills"] < goal, counts["kills"] % 3
             began = time.monotonic()
             process = run.start(SLOW if killing and kind else 0)
-            if killing and kind == 1 and not billed(run.out):
-                await_key(run.out, process)
-                sleep(moments.uniform(0, SLOW), process)
-            elif killing and kind:
-                await_line(run.out, process)
+            if killing and kind:
+                if kind == 1 and not billed(run.out):
+                    await_key(run.out, process)
+                else:
+                    await_line(run.ledger if kind == 1 else run.witness, process)
                 sleep(moments.uniform(0, SLOW), process)
             elif killing:
                 sleep(moments.uniform(0, 0.7 * seconds), process)

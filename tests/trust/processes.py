@@ -22,7 +22,8 @@ class Server:
         self.folder = folder
         command = [sys.executable, "-m", "tests.trust.server", *watching]
         root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
         assert self.process.stdout.readline() == "ready\n"
