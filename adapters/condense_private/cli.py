@@ -181,10 +181,15 @@ def dp_sgd(
     speaker.result(found.model_dump(mode="json"))
 
 
+def app() -> typer.Typer:
+    """The program with all of its commands."""
+    made = FACE.app()
+    made.command()(calibrate)
+    made.command()(privacy)
+    made.command("dp-sgd")(dp_sgd)
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `condense-private`: never returns."""
-    app = FACE.app()
-    app.command()(calibrate)
-    app.command()(privacy)
-    app.command("dp-sgd")(dp_sgd)
-    app(args=arguments, prog_name=FACE.program)
+    app()(args=arguments, prog_name=FACE.program)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, final
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NoReturn, final
 import numpy as np
 import pluggy
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from condense import hookspecs
@@ -80,6 +80,22 @@ class Private(Data):
     size: int | None = Field(default=None, ge=1)
     noise_seed: int | None = None
 
+    @field_validator("epsilon", "noise_multiplier", "clip", mode="before")
+    @classmethod
+    def _positive(cls, value: Any, info: ValidationInfo) -> Any:
+        return None if value is None else accounting.positive(str(info.field_name), value)
+
+    @field_validator("delta", mode="before")
+    @classmethod
+    def _probability(cls, value: Any) -> float:
+        return accounting.probability(value)
+
+    @field_validator("accountant", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        accounting.known(value)
+        return value
+
     @property
     def label(self) -> str:
         return f"{self.data.label}-private"
@@ -137,6 +153,7 @@ class Account:
         self.noise = keyed.fresh() if terms.noise_seed is None else keyed.by_seed(terms.noise_seed)
         self.starts = 0  # measures that the set starts from: without all of them there is none
         self.released: set[str] = set()  # requests answered by this process
+        self.looked = False  # are all records known to be finite?
         self.advice: list[str] = []  # what whoever set the budget should know
         self.spent = accounting.Spent()
 
@@ -252,14 +269,18 @@ class PrivateSource(Source):
         Warns of budgets that cannot be meant. Raises `BadValue` where it asks for more than there is, where the noise
         for the budget is out of reach, and what `measure` refuses.
         """
+        self._look()
         stage = Rehearsal(run.plan, replace(run.splits, train=_Asked(self)), run.transform, silent())
         try:
             condense(stage)
         except _Question as question:
-            self._foresee(question.statistic, question.model, question.asks, run.recipe)
+            self.foresee(question.statistic, question.model, question.asks, lambda n: setting_of(run.recipe, n))
 
-    def _foresee(self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], recipe: Recipe) -> None:
-        plan = Sampling.of(asks, self, recipe)
+    def foresee(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], setting: Callable[[int], str]
+    ) -> None:
+        """What `rehearse` says of a run whose measures are all of this kind. setting: the name of that which is n."""
+        plan = Sampling.of(asks, self, setting)
         self._try(statistic, model)
         account, terms = self.account, self.account.terms
         bound, count = self._bound(statistic), max(1, account.measures)
@@ -298,8 +319,14 @@ class PrivateSource(Source):
     # -- a run's ledger ------------------------------------------------------------------------------------------------
 
     def begin(self, folder: Path | None) -> None:
-        finite(self.inner)
+        self._look()
         self.account.begin(folder, len(self), str(self.inner.provenance().get("fingerprint", "")))
+
+    def _look(self) -> None:
+        """Once: are all records finite?"""
+        if not self.account.looked:
+            finite(self.inner)
+            self.account.looked = True
 
     def finish(self, folder: Path | None) -> None:
         if folder is not None:
@@ -386,10 +413,10 @@ class Sampling:
     rates: dict[int | None, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, asks: Sequence[Ask], source: PrivateSource, recipe: Recipe | None = None) -> Sampling:
+    def of(cls, asks: Sequence[Ask], source: PrivateSource, setting: Callable[[int], str] | None = None) -> Sampling:
         """Joint sampling at rate sum(n) / N; where class sizes are public, each class at n over its own size.
 
-        recipe: in which the setting to change is looked up. Raises `BadValue` where two asks share records, a warp
+        setting: what n is called where somebody can change it. Raises `BadValue` where two asks share records, a warp
         mixes them, or more is asked than there is.
         """
         plan, classes, total = cls(tuple(asks), source), [ask.cls for ask in asks], len(source)
@@ -412,13 +439,13 @@ class Sampling:
             plan.rates = dict.fromkeys(classes, rate)
             plan.divisors = [float(share if every else ask.n or 0) for ask in asks]
         if plan.q > 1:
-            raise plan.too_many(recipe)
+            raise plan.too_many(setting or (lambda n: PAIRED))
         return plan
 
-    def too_many(self, recipe: Recipe | None) -> BadValue:
+    def too_many(self, setting: Callable[[int], str]) -> BadValue:
         """What to say where a rate is above 1."""
         asked, total = max(ask.n or 0 for ask in self.asks), len(self.source)
-        field = PAIRED if recipe is None else setting_of(recipe, asked)
+        name = setting(asked)
         if len(set(self.rates.values())) > 1 or self.source.account.terms.public_counts:
             most = min(self.source.counts()[cls] for cls in self.rates if cls is not None)
             problem = f"asks for {asked:,} records of each class in one sample, and the smallest class has {most:,}"
@@ -431,8 +458,8 @@ class Sampling:
         else:
             most, problem = total, f"asks for {asked:,} records in one sample, and there are {total:,}"
         fewer = max(1, most // 5)
-        remedy = f"Take at most {most:,}; far fewer need less noise: --set {field}={fewer}."
-        return BadValue(field, asked, problem, remedy)
+        spelt = f"--set {name}={fewer}" if "." in name else f"--{name} {fewer}"
+        return BadValue(name, asked, problem, f"Take at most {most:,}; far fewer need less noise: {spelt}.")
 
     @property
     def q(self) -> float:
