@@ -23,7 +23,9 @@ from condense.parts.matching import Gradient, MeanFeature
 from condense.rng import Rng
 from condense.testing import Still, ToyNet, toy_splits
 from condense_private import noise
+from condense_private.dp_dm import ClippedFeature
 from condense_private.ledger import Entry, Ledger
+from condense_private.noisy_means import Example
 from condense_private.private import Account, Private, PrivateSource, Sampling, finite
 
 SMALL = {"pool.net.width": 4, "pool.net.depth": 1, "objective.pairing.n": 20, "pool.inner.epochs": 1}
@@ -207,8 +209,13 @@ def test_noise_has_the_deviation_that_is_billed_and_no_mean():
     assert len(made.account.ledger.entries) == 400
 
 
-def test_a_record_moves_a_release_by_no_more_than_the_bound():
-    """The same noise twice: with and without one record, which may be 1,000 times as long as the others."""
+@pytest.mark.parametrize(
+    "statistic",
+    [Gradient(), MeanFeature(), *(ClippedFeature(bound=0.5, labelled=by) for by in (False, True)), Example(bound=0.5)],
+    ids=["gradient", "mean-feature", "clipped-feature", "labelled", "example"],
+)
+def test_a_record_moves_a_release_by_no_more_than_the_bound(statistic):
+    """The same noise twice: with and without one record, which is 1,000 times as long as the others."""
     train, worst = toy_splits().train, 0.0
     for i in range(20):
         x = train.x.clone()
@@ -217,11 +224,11 @@ def test_a_record_moves_a_release_by_no_more_than_the_bound():
         sums = []
         for inner in parts:
             made = source(inner, clip=0.5, noise_multiplier=1e-12)
-            answers = released(made, [Ask(c, None) for c in range(3)], Gradient())
+            answers = released(made, [Ask(c, None) for c in range(3)], statistic)
             sums.append([torch.cat([v.flatten() for v in a.values()]) * len(inner) / 3 for a in answers])
         gap = torch.cat([a - b for a, b in zip(*sums, strict=True)]).norm()
         worst = max(worst, float(gap) / 0.5)
-    print(f"largest change of a release, in units of its bound: {worst:.7f}")
+    print(f"largest change of a release of {statistic.name}, in units of its bound: {worst:.7f}")
     assert 0.99 < worst <= 1 + 1e-5
 
 
