@@ -63,11 +63,12 @@ has no statistical power, and that DP-SGD has both the better accuracy and a pro
 no method here is called private that adds no noise. Their noiseless sets can be made by `dm`, `dsa` and others, and
 attacked: that is what the membership evaluator is for."""
 
-MEASURED = Path(__file__).parent / "measured"  # one JSON file for each `membership.json` that the page shows
+MEASURED = Path(__file__).parent / "measured"  # copies of the `membership.json` that the page shows
 ATTACK = """## Membership: an evaluation of the claim
 
 ```bash
-condense-private membership dm --data mnist --per-class 1 --steps 200 --set init=noise --records 20000 --shadows 16
+condense-private membership dm --data mnist --per-class 1 --steps 200 --set init=noise --set objective.pairing.n=64 \
+    --set pool.net.width=32 --set protocol.nets.0.width=32 --records 20000 --shadows 16 --networks 2
 condense-private membership psg --data mnist --epsilon 10 --per-class 1 --steps 200 --records 20000
 ```
 
@@ -91,7 +92,7 @@ the one that fewer non-members exceed. For the first two, scores are standardise
   find the random real subset could not have found anything.
 
 An attack that fails proves nothing: it is a bound from below on what can be inferred, by these attacks, on these data.
-None of the recipes below adds noise, unless its name says so, and none of those is private."""
+A recipe adds noise only where its name says so; none of the others is private, whatever was not found."""
 
 
 def recipes() -> Iterator[tuple[str, Published, Recipe]]:
@@ -132,9 +133,8 @@ def measured(folder: Path = MEASURED) -> Iterator[str]:
         size = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.per_class.items())
         yield (
             f"**`{found.method}` on `{found.data}`**, {size}, {found.steps:,} steps: {found.records:,} records, "
-            f"{shadows} shadows (seeds {found.seed} to {found.seed + shadows - 1}), {networks} networks each "
-            f"(`{found.net}`, protocol `{found.protocol}`), {found.queries} "
-            f"{'query' if found.queries == 1 else 'queries'} of a record. Shares in per cent."
+            f"{shadows} shadows (seeds {found.seed} to {found.seed + shadows - 1}); networks for each: {networks} "
+            f"(`{found.net}`, protocol `{found.protocol}`); queries of a record: {found.queries}. Shares in per cent."
         )
         yield table(
             ["recipe", "of", "members / others", *heads(found.rows)],

@@ -30,7 +30,7 @@ from condense.testing import Toy, ToyNet, toy_recipe, toy_splits, toys
 from condense_private import accounting, lira
 from condense_private.cli import main
 from condense_private.membership import RESULT, Findings, Membership, by_model, by_set, called, notes, started_from
-from condense_private.page import measured, page_of_privacy
+from condense_private.page import MEASURED, measured, page_of_privacy
 from condense_private.private import Private
 from condense_private.shadows import Shadow, chosen
 
@@ -340,6 +340,16 @@ def test_the_page_shows_what_is_stored(digits):
     assert "no meaning" in text
     assert f"{found.machine['device']}" in text
     assert "proves nothing" in page_of_privacy()
+
+
+def test_what_is_stored_for_the_page_has_teeth():
+    """The attack on the set finds the records that were used, in every stored result; so many members are attacked."""
+    for path in MEASURED.glob("*.json"):
+        found = Findings.model_validate(json.loads(path.read_text()))
+        for recipe in ("random real subset", f"{found.method}, init=real"):
+            row = rows(found, recipe, "set", "one-sided")
+            assert min(row.members, row.others) >= 5000
+            assert row.rates[1].used.low > 0.01, (path.name, recipe)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
