@@ -219,9 +219,9 @@ class Membership(Evaluator):
         Shadow runs and their scores are kept in `folder`, so that the same call goes on after an interrupt. Raises
         `BadValue` for records and halves that cannot be, and what `condense.run` raises.
         """
-        opened = plan.data.open(plan.execution.device)  # refuses what cannot be opened, noise that is not said too
         inner = plan.data.data if isinstance(plan.data, Private) else plan.data
-        splits = inner.open(plan.execution.device) if isinstance(plan.data, Private) else opened
+        opened = plan.data.open(plan.execution.device)  # refuses what cannot be opened, noise that is not said too
+        splits = opened if inner is plan.data else inner.open(plan.execution.device)
         design = self._shadow(inner, plan, 0).design(splits.train)
         check_rows(splits, inner)
         files_of = Files(folder)
