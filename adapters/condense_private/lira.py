@@ -144,20 +144,23 @@ def trials(scores: Tensor, member: Tensor, attack: Attack) -> list[Trial]:
     return found
 
 
-def combined(first: Sequence[Trial], second: Sequence[Trial]) -> list[Trial]:
-    """Two attacks as one: each value becomes the share of non-members above it, and the smaller share counts.
+def combined(*attacks: Sequence[Trial]) -> list[Trial]:
+    """Several attacks as one: each value becomes the share of non-members above it, and the smallest share counts.
 
     These non-members are those of the first shadow of each of the other pairs; thresholds then come from the second
     ones alone, whose records have not been ranked among themselves.
     """
     found = []
-    for a, b in zip(first, second, strict=True):
+    for same in zip(*attacks, strict=True):
         values, others = [], []
-        for trial in (a, b):
+        for trial in same:
             reference = trial.other_values[::2][~trial.other_member[::2]].sort().values
             values.append(-tails(trial.values, reference))
             others.append(-tails(trial.other_values[1::2], reference))
-        found.append(Trial(torch.maximum(*values), a.member, torch.maximum(*others), a.other_member[1::2]))
+        one = same[0]
+        found.append(
+            Trial(torch.stack(values).amax(dim=0), one.member, torch.stack(others).amax(dim=0), one.other_member[1::2])
+        )
     return found
 
 

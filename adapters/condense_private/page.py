@@ -73,12 +73,19 @@ condense-private membership psg --data mnist --epsilon 10 --per-class 1 --steps 
 ```
 
 LiRA (Carlini et al., arXiv:2112.03570) adapted to condensation. Of the records under attack each shadow run condenses a
-random half; each record is in exactly half of the shadows. A record is scored by networks trained on the set (the logit
-of their confidence in its label, averaged over the networks; of its mirror image, too, where that keeps its meaning)
-and by the set alone (minus the distance to the nearest image of its class, as networks see both). Three attacks for
-each score: the *likelihood ratio* of Gaussians for in and out, *one-sided* (deviations above the Gaussian for out), and
-a plain *threshold* on the score; and *both* together: of the model's likelihood ratio and the set's one-sided attack
-the one that fewer non-members exceed. For the first two, scores are standardised within shadow and class.
+random half; each record is in exactly half of the shadows. A record has three scores:
+
+- *model*: the logit of the confidence of networks trained on the set, averaged over the networks; of its mirror image,
+  too, where that keeps its meaning;
+- *set distance*: minus the distance to the nearest image of its class, as networks see both;
+- *set detail*: the cosine between both, less the mean of the class and whitened. Condensing moves an image along what
+  its class shares; what is left of the one it started from are details. The ridge of the whitening was chosen on one
+  shadow of those below.
+
+There are three attacks for each score: the *likelihood ratio* of Gaussians for in and out, *one-sided* (deviations
+above the Gaussian for out), and a plain *threshold* on the score; and *all* together: of the model's likelihood ratio
+and the set's one-sided attacks the one that fewest non-members exceed. For the first two, scores are standardised
+within shadow and class.
 
 - **Nothing of a target enters its attack.** A pair of complementary shadows is attacked by the other pairs: their
   non-members set the thresholds, their scores give mean and variance of each record (one variance for all records

@@ -29,7 +29,18 @@ from condense.rng import Rng
 from condense.testing import Toy, ToyNet, toy_recipe, toy_splits, toys
 from condense_private import accounting, lira
 from condense_private.cli import main
-from condense_private.membership import RESULT, Findings, Membership, by_model, by_set, called, notes, started_from
+from condense_private.membership import (
+    RESULT,
+    SCORES,
+    Findings,
+    Membership,
+    by_detail,
+    by_distance,
+    by_model,
+    called,
+    notes,
+    started_from,
+)
 from condense_private.page import MEASURED, measured, page_of_privacy
 from condense_private.private import Private
 from condense_private.shadows import Shadow, chosen
@@ -221,12 +232,12 @@ def test_nothing_of_a_target_enters_its_thresholds():
         assert not torch.equal(before.values, after.values)
 
 
-def test_both_together_find_what_either_finds_and_keep_their_rate():
+def test_attacks_together_find_what_the_best_finds_and_keep_their_rate():
     scores, inside, _ = drawn(n=10_000, effect=3.0)
     nothing, _, _ = drawn(n=10_000, seed=3)
     strong = lira.trials(scores, inside, lira.ratio)
     weak = lira.trials(nothing, inside, lira.one_sided)
-    for pair in ((strong, weak), (weak, strong)):
+    for pair in ((strong, weak), (weak, strong), (weak, strong, weak)):
         caught, false = rates_of(lira.combined(*pair), 0.01)
         assert caught > 0.7 * rates_of(strong, 0.01)[0]
         assert 0.007 < false < 0.013
@@ -240,12 +251,31 @@ def test_the_set_score_is_the_distance_to_the_nearest_of_its_class_by_a_loop(tmp
     artifact = carry_out(toy_plan(half, toy_recipe(init="real")), tmp_path / "made")
     splits = toy_splits()
     design = half.design(splits.train)
-    found = by_set(artifact, splits, design)
+    found = by_distance(artifact, artifact.plan.protocol, splits, design)
     data, records = artifact.sampler(), chosen(splits.train, design)
     for i in range(len(design.y)):
         x, y = records.take(torch.tensor([i])).x[0].numpy(), int(design.y[i])
         far = [np.sqrt(((x - s) ** 2).sum()) for s, c in zip(data.x.numpy(), data.y.tolist(), strict=True) if c == y]
         assert float(found[0, i]) == pytest.approx(-min(far), rel=1e-5)
+
+
+def test_the_detail_score_is_a_whitened_cosine_by_a_loop(tmp_path):
+    half = Shadow(data=Toy(), shadows=8, number=2)
+    artifact = carry_out(toy_plan(half, toy_recipe(init="real")), tmp_path / "made")
+    splits = toy_splits()
+    design = half.design(splits.train)
+    found = by_detail(artifact, artifact.plan.protocol, splits, design)
+    data, x = artifact.sampler(), splits.train.x[design.index].flatten(1).double().numpy()
+    y, items = design.y.numpy(), data.x.flatten(1).double().numpy()
+    mean = np.stack([x[y == c].mean(axis=0) for c in range(3)])
+    covariance = np.cov((x - mean[y]).T, bias=True)
+    values, vectors = np.linalg.eigh(covariance + 0.1 * np.trace(covariance) / 64 * np.eye(64))
+    white = vectors @ np.diag(values**-0.5) @ vectors.T
+    for i in range(len(y)):
+        a = white @ (x[i] - mean[y[i]])
+        others = [white @ (s - mean[c]) for s, c in zip(items, data.y.tolist(), strict=True) if c == y[i]]
+        cosine = max(a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in others)
+        assert float(found[0, i]) == pytest.approx(cosine, rel=1e-6)
 
 
 def test_the_model_score_is_that_of_networks_trained_one_by_one_and_of_mirror_images(tmp_path):
@@ -307,15 +337,17 @@ def digits(tmp_path_factory):
 def test_records_that_stand_in_the_set_are_found_by_the_set(digits):
     found, _ = digits
     for recipe in ("random real subset", "dm, init=real"):
-        row = rows(found, recipe, "set", "one-sided")
+        row = rows(found, recipe, "set detail", "one-sided")
         used = row.rates[1].used
         assert 60 < used.n <= 80, "ten in each of eight sets, but for canaries"
         assert used.low > 0.3, recipe
         assert row.rates[1].others.share < 0.02
-    noise = rows(found, "dm, init=noise", "set", "one-sided")
+    noise = rows(found, "dm, init=noise", "set detail", "one-sided")
     assert noise.rates[1].used.n == 0
     assert noise.low < 0.5 < noise.high
-    assert rows(found, "random real subset", "both", "the stronger").rates[1].used.low > 0.3
+    assert rows(found, "random real subset", "set distance", "one-sided").rates[1].used.low > 0.3
+    assert {row.score for row in found.rows} == {*SCORES, "all"}
+    assert rows(found, "random real subset", "all", "the strongest").rates[1].used.low > 0.3
 
 
 def test_a_rate_that_too_few_non_members_can_show_has_no_meaning_and_the_report_says_so(digits):
@@ -347,7 +379,7 @@ def test_what_is_stored_for_the_page_has_teeth():
     for path in MEASURED.glob("*.json"):
         found = Findings.model_validate(json.loads(path.read_text()))
         for recipe in ("random real subset", f"{found.method}, init=real"):
-            row = rows(found, recipe, "set", "one-sided")
+            row = rows(found, recipe, "set detail", "one-sided")
             assert min(row.members, row.others) >= 5000
             assert row.rates[1].used.low > 0.01, (path.name, recipe)
 
@@ -375,9 +407,9 @@ def test_scores_of_another_attack_are_not_taken(tmp_path):
     made = toy_plan()
     Membership(shadows=8, networks=1, beside=()).attack(made, tmp_path)
     path = next(tmp_path.rglob("shadow-00.safetensors"))
-    one = store.load(path, "membership-scores")["model"]
+    one = store.load(path, "membership-scores")["scores"]["model"]
     Membership(shadows=8, networks=3, beside=()).attack(made, tmp_path)
-    assert not torch.equal(store.load(path, "membership-scores")["model"], one)
+    assert not torch.equal(store.load(path, "membership-scores")["scores"]["model"], one)
 
 
 def test_an_artifact_is_attacked_by_its_plan(tmp_path):
