@@ -1,18 +1,18 @@
 """The command `condense-private`: condense on private data. What it does, `condense` does too.
 
-`--data SET --epsilon 8` is `--data private:SET --set data.epsilon=8`; `calibrate` and `privacy` are its own.
+`--data SET --epsilon 8` is `--data private:SET --set data.epsilon=8`; `calibrate`, `privacy` and `membership` are its
+own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from condense import options as o
-from condense.component import checked
 from condense.faces import Face, option
 
 if TYPE_CHECKING:
@@ -46,8 +46,19 @@ Gradients = Annotated[int, typer.Option("--steps", metavar="K", help="Noised gra
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Records expected in each.")]
 Rate = Annotated[float, typer.Option("--lr", metavar="R", help="Of a mean gradient that is no longer than the clip.")]
 Net = Annotated[str, typer.Option("--net", metavar="NET", help="The network that is trained.")]
-Networks = Annotated[int, typer.Option("--repeats", metavar="N", help="How many networks are trained.")]
+Repeats = Annotated[int, typer.Option("--repeats", metavar="N", help="How many networks are trained.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where ledgers and result go; goes on where it was.")]
+
+Shadows = Annotated[int, option("--shadows", "K", "Shadow runs, each on half of the records: even, at least 8.")]
+Records = Annotated[int | None, option("--records", "N", "Training examples under attack (default: all of them).")]
+Networks = Annotated[int, option("--networks", "N", "Networks trained on each set.")]
+Canaries = Annotated[int, option("--canaries", "N", "Records whose label is changed, attacked by themselves.")]
+BesideIt = Annotated[
+    str, option("--beside", "A,B", "Attacked too: random (real examples), real, noise (starts), or none.")
+]
+Kept = Annotated[
+    Path | None, option("--out", "DIR", "Where shadows and results go (default: runs/membership-NAME-SET-N-SEED).")
+]
 
 
 def settled(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +67,11 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
     given = {name: arguments.pop(name) for name in names}
     if given["epsilon"] is None and given["noise_multiplier"] is None:
         given["epsilon"] = EPSILON
+    return noised(arguments, given)
+
+
+def noised(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the data set made private on these terms."""
     asked = [f"data.{name}={value}" for name, value in given.items() if value is not None]
     return {**arguments, "data": f"private:{arguments['data']}", "settings": [*asked, *(arguments["settings"] or ())]}
 
@@ -135,7 +151,7 @@ def dp_sgd(
     batch: Batch = 256,
     lr: Rate = 1.0,
     net: Net = "conv-net",
-    networks: Networks = 5,
+    networks: Repeats = 5,
     seed: o.Seed = 0,
     device: o.Device = None,
     out: Out = Path("runs/dp-sgd"),
@@ -146,6 +162,7 @@ def dp_sgd(
 
     The same call goes on with the next network after an interrupt. What is trained compiled is trained in float32.
     """
+    from condense.component import checked
     from condense.execution import passes, using
     from condense.given import as_data
     from condense.places import data_root as reading_from
@@ -179,10 +196,97 @@ def dp_sgd(
     speaker.result(found.model_dump(mode="json"))
 
 
+def membership(
+    name: o.MethodName,
+    data: o.DataName = "digits",
+    epsilon: Epsilon = None,
+    noise_multiplier: Multiplier = None,
+    delta: Delta = None,
+    clip: Clip = None,
+    accountant: Accounts = None,
+    per_class: o.PerClass = None,
+    seed: o.Seed = 0,
+    steps: o.Steps = None,
+    device: o.Device = None,
+    settings: o.Settings = None,
+    plain: o.Plain = False,
+    made: o.Made = None,
+    net: o.NetName = None,
+    protocol: o.ProtocolName = None,
+    shadows: Shadows = 16,
+    records: Records = None,
+    networks: Networks = 2,
+    canaries: Canaries = 0,
+    beside: BesideIt = "random,real,noise",
+    out: Kept = None,
+    data_root: o.DataRoot = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Attack a method: can it be told which records its sets were made from? (LiRA, on shadow condensations.)
+
+    Without --epsilon or --noise-multiplier the method is attacked as it is, without noise. The same call again goes on
+    where it was. An attack that fails proves nothing.
+    """
+    from condense.api import default_folder
+    from condense.component import checked
+    from condense.places import data_root as reading_from
+    from condense.terminal import Speaker, columns
+
+    from .membership import WARNING, Membership, figures, heads, notes
+
+    given = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "delta": delta, "clip": clip}
+    terms = {**given, "accountant": accountant}
+    arguments: dict[str, Any] = {"data": data, "settings": settings}
+    if epsilon is not None or noise_multiplier is not None:
+        arguments = noised(arguments, terms)
+    else:
+        refuse_alone(terms)
+    asked = {
+        "per_class": per_class,
+        "seed": seed,
+        "steps": steps,
+        "device": device,
+        "net": net,
+        "data": arguments["data"],
+    }
+    speaker = Speaker(as_json)
+    fields: dict[str, Any] = {"shadows": shadows, "records": records, "networks": networks, "canaries": canaries}
+    fields["beside"] = [part for part in beside.split(",") if part not in ("", "none")]
+    with reading_from(data_root):
+        evaluator = checked(lambda: Membership.model_validate(fields), "membership")
+        settled = o.plan_of(name, o.Judges(protocol), arguments["settings"], made, published=not plain, **asked)
+        place = default_folder(settled, plain=plain)
+        folder = out or place.with_name(f"membership-{place.name}")
+        found = evaluator.attack(settled, folder, lambda told: speaker.progress.print(told, highlight=False))
+    for recipe, of in dict.fromkeys((row.recipe, row.of) for row in found.rows):
+        rows = [row for row in found.rows if (row.recipe, row.of) == (recipe, of)]
+        speaker.say(
+            f"{recipe}: {of} of {found.data}, {rows[0].members:,} in and {rows[0].others:,} out of each shadow", "bold"
+        )
+        speaker.show(columns(heads(rows), [figures(row) for row in rows]))
+    for sentence in notes(found.rows):
+        speaker.say(sentence)
+    speaker.say(WARNING)
+    speaker.say(f"stored in {folder / 'membership.json'}")
+    speaker.result({"folder": str(folder), **found.model_dump(mode="json")})
+
+
+def refuse_alone(terms: Mapping[str, Any]) -> None:
+    """Refuse terms of noise where no noise is asked for."""
+    from condense.errors import BadValue
+
+    for term, value in terms.items():
+        if value is not None:
+            option_of = f"--{term.replace('_', '-')}"
+            problem = "is a term of noise, and none is added"
+            raise BadValue(option_of, value, problem, "Give --epsilon or --noise-multiplier too, or leave it out.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `condense-private`: never returns."""
     app = FACE.app()
     app.command()(calibrate)
     app.command()(privacy)
+    app.command()(membership)
     app.command("dp-sgd")(dp_sgd)
     app(args=arguments, prog_name=FACE.program)

@@ -39,11 +39,11 @@ HALF = 0.5  # the public mean and deviation that images in [0, 1] are scaled by,
 BOUND = 0.1  # length that rows are clipped to where neither the user nor the statistic says (PSG, arXiv:2211.04446)
 
 
-class _Within:
+class Within:
     """The form of the data within; of the class itself, that of images."""
 
-    def __get__(self, wrapped: Private | None, owner: type[Private]) -> str:
-        return Data.form if wrapped is None else wrapped.data.form
+    def __get__(self, wrapped: Any, owner: type[Data]) -> str:
+        return Data.form if wrapped is None else str(wrapped.data.form)
 
 
 @final
@@ -62,7 +62,7 @@ class Private(Data):
 
     shorthand: ClassVar[str | None] = "data"
     confidential: ClassVar[bool] = True
-    form: ClassVar[Any] = _Within()
+    form: ClassVar[Any] = Within()
 
     data: Data
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
