@@ -1,7 +1,7 @@
 """The command `condense-private`: condense on private data. What it does, `condense` does too.
 
-`--data SET --epsilon 8` is `--data private:SET --set data.epsilon=8`; `calibrate`, `privacy` and `membership` are its
-own.
+`--data SET --epsilon 8` is `--data private:SET --set data.epsilon=8`; `audit`, `calibrate`, `dp-sgd`, `membership` and
+`privacy` are its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from condense.faces import Face, option
 
 if TYPE_CHECKING:
     from .accounting import Calibrated
+    from .audit import Audit
 
 Epsilon = Annotated[
     float | None, option("--epsilon", "E", "The privacy budget; noise is calibrated for it (8, if none).")
@@ -59,6 +60,16 @@ BesideIt = Annotated[
 Kept = Annotated[
     Path | None, option("--out", "DIR", "Where shadows and results go (default: runs/membership-NAME-SET-N-SEED).")
 ]
+
+Statistics = Annotated[str | None, option("--statistic", "A,B", "What is audited, with commas (default: everything).")]
+Draws = Annotated[int, option("--draws", "N", "Guesses that are counted, for each statistic and seed.")]
+Seeds = Annotated[int, option("--seeds", "S", "How many audits of each statistic: seeds 0, 1, ...")]
+Measures = Annotated[int, option("--measures", "R", "Releases that one guess sees, of the same records.")]
+CanariesOf = Annotated[int, option("--canaries", "M", "Canaries in one run, each a guess; 1 is exact, and slow.")]
+Sampled = Annotated[float, option("--rate", "Q", "The share of the records that a measure samples.")]
+Noise = Annotated[float, option("--noise-multiplier", "X", "The noise of one release, in units of the sensitivity.")]
+Confidence = Annotated[float, option("--confidence", "P", "That the lower bound holds.")]
+NoiseSeed = Annotated[int | None, option("--noise-seed", "K", "Repeatable noise (default: the operating system's).")]
 
 
 def settled(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -282,9 +293,60 @@ def refuse_alone(terms: Mapping[str, Any]) -> None:
             raise BadValue(option_of, value, problem, "Give --epsilon or --noise-multiplier too, or leave it out.")
 
 
+def audit(
+    statistic: Statistics = None,
+    draws: Draws = 100_000,
+    seeds: Seeds = 1,
+    measures: Measures = 5,
+    canaries: CanariesOf = 62,
+    rate: Sampled = 1.0,
+    noise_multiplier: Noise = 3.0,
+    delta: Deltas = 1e-5,
+    confidence: Confidence = 0.99,
+    noise_seed: NoiseSeed = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """A lower bound on epsilon, from guessing canaries, beside the claimed one; exit code 1 if it is higher.
+
+    Needs no data: canaries are made up, and measured as recipes measure. A minute or so for each statistic.
+    """
+    from condense.errors import BadValue
+    from condense.terminal import Speaker, columns
+
+    from .audit import Terms, cases
+    from .audit import audit as of
+
+    terms = Terms(draws, measures, canaries, rate, noise_multiplier, delta, confidence, noise_seed)
+    if seeds < 1:
+        raise BadValue("seeds", seeds, "is no number of audits", "Give 1 or more.")
+    names = list(cases()) if statistic is None else statistic.split(",")
+    speaker, found = Speaker(as_json), []
+    for name in names:
+        for seed in range(seeds):
+            found.append(of(name, seed, terms))
+            speaker.progress.print(f"{name}, seed {seed}: epsilon is at least {found[-1].lower:.3f}", highlight=False)
+    accountants = sorted({accountant for each in found for accountant in each.claimed})
+    heads = ("statistic", "seed", "at least", *(f"claimed ({each})" for each in accountants), "guessed from", "claim")
+    speaker.show(columns(heads, [_audited(each, accountants) for each in found]))
+    speaker.say(
+        f"{terms.draws:,} guesses each, of {terms.measures} releases with noise multiplier {terms.noise_multiplier:g}; "
+        f"delta {terms.delta:g}, confidence {terms.confidence:g}. A bound below the claim is no proof of it."
+    )
+    speaker.result({"audits": [each.dump() for each in found], "refuted": any(each.refuted for each in found)})
+    if any(each.refuted for each in found):
+        raise typer.Exit(1)
+
+
+def _audited(found: Audit, accountants: Sequence[str]) -> tuple[str, ...]:
+    claims = [f"{found.claimed[each]:.3f}" if each in found.claimed else "" for each in accountants]
+    verdict = "refuted" if found.refuted else "stands"
+    return (found.statistic, str(found.seed), f"{found.lower:.3f}", *claims, found.test, verdict)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `condense-private`: never returns."""
     app = FACE.app()
+    app.command()(audit)
     app.command()(calibrate)
     app.command()(privacy)
     app.command()(membership)

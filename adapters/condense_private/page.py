@@ -51,7 +51,11 @@ part of one sum only: the sensitivity of a measure is the clipping length, whate
   (wall time and memory), what you tell others about runs that you did not release, and choosing among several runs
   by how well they did: every run that anybody looks at has spent its own epsilon.
 - **Nodes of one graph** are refused: a node reaches its neighbours' rows, so no record can be clipped alone without
-  a proved bound on degrees. Sets of whole graphs are accepted."""
+  a proved bound on degrees. Sets of whole graphs are accepted.
+
+`condense-private audit` tries to break this: it puts canaries into made-up data, measures them through the same door,
+and turns how well it guesses which of them were there into a lower bound on epsilon, beside the claim
+([the audit](audit.md))."""
 
 CLAIMS = """## Claims without a guarantee
 
