@@ -107,6 +107,7 @@ def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), lim
         if held == "finished":
             started.splits.train.finish(folder / PRIVATE)
             return replace(load(folder), plan=settled)  # live data and networks are in no file
+        started.splits.train.rehearse(started)
         with Lock(private_folder(folder)):
             if held == "nothing":
                 files.write_json(folder / PRIVATE / "plan.json", settled.model_dump(mode="json"))

@@ -21,6 +21,7 @@ from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .axes import Loss, Statistic, Transform, Warp
+    from .running import Run
 
 Class = int | Literal["each"] | None
 
@@ -138,6 +139,9 @@ class Source(Sampler):
 
     def admit(self, recipe: Any) -> None:
         """Refuse, before anything is computed, a recipe that reads what this source does not give."""
+
+    def rehearse(self, run: Run) -> None:
+        """Refuse, before anything is written, a run that will ask what this source does not answer; warn of others."""
 
     def begin(self, folder: Path | None) -> None:
         """A run is about to take its first step, or to go on, in the private folder `folder` (None: it stores nothing).

@@ -12,7 +12,6 @@ from condense.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from condense.component import Component
-    from condense.running import Run
 
 
 @hookimpl
@@ -25,21 +24,10 @@ def condense_components() -> list[type[Component]]:
 
 
 @hookimpl
-def condense_stop(run: Run) -> str | None:
-    """End a run whose given noise has used up its epsilon: what has been released stays valid."""
-    from .private import PrivateSource
-
-    source = run.splits.train
-    if isinstance(source, PrivateSource) and source.account.exhausted():
-        return f"epsilon {source.account.terms.epsilon:g} is used up"
-    return None
-
-
-@hookimpl
 def condense_pages() -> Mapping[str, Callable[[], str]]:
     from .page import page_of_privacy
 
     return {"privacy.md": page_of_privacy}
 
 
-__all__ = ["condense_components", "condense_pages", "condense_stop"]
+__all__ = ["condense_components", "condense_pages"]

@@ -148,6 +148,8 @@ def privacy(folder: Folder, as_json: o.AsJson = False) -> None:
     speaker.say(said["sentence"])
     releases = [(f"{r['count']:,}", f"{r['rate']:.4g}", f"{r['noise_multiplier']:.4g}") for r in said["releases"]]
     speaker.show(columns(("measures", "rate", "noise multiplier"), releases))
+    for text in said.get("advice", ()):
+        speaker.say(text, "yellow")
     for name, text in said["not_noised"].items():
         speaker.say(f"not noised: {name}: {text}")
     speaker.result(said)

@@ -18,16 +18,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, final
 
 import numpy as np
+import pluggy
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from condense import hookspecs
 from condense.axes import Net, Statistic, Transform
 from condense.data import Ask, Class, Data, Source, Splits, feed
-from condense.errors import BadData, BadValue
+from condense.engine import condense
+from condense.errors import BadData, BadValue, Exhausted
 from condense.given import Given
 from condense.recipe import Recipe
 from condense.rng import Rng
+from condense.running import Run
 from condense.task import Batch, Task
 
 from . import accounting
@@ -55,6 +59,8 @@ class Private(Data):
     the run ends where epsilon is used up. clip: L2 length that each record's part is clipped to; None: the statistic's
     own bound, else 0.1. accountant: `rdp`, `prv`, or `gaussian` (exact, where every record is in every measure).
     public_counts: are the class sizes public? Then each class is sampled at a rate of its own. N is always public.
+    size: where examples differ in size (graphs, by their nodes), that of a synthetic one, a public number; a mean of
+    the private ones would be one more release.
     noise_seed: noise that everybody can repeat, for debugging; the artifact then says that it is not private.
 
     Raises `BadValue` for parameters out of range, nodes of one graph, and live data, whose fingerprint is no secret.
@@ -71,6 +77,7 @@ class Private(Data):
     clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     accountant: Literal["rdp", "prv", "gaussian"] = "rdp"
     public_counts: bool = False
+    size: int | None = Field(default=None, ge=1)
     noise_seed: int | None = None
 
     @property
@@ -98,13 +105,24 @@ class Private(Data):
             )
             remedy = "Condense sets of whole graphs privately; for nodes a bound on degrees would have to be proved."
             raise BadValue("data", self.data.label, problem, remedy)
-        for advice in accounting.advice(len(splits.train), self.delta):
-            warnings.warn(advice, UserWarning, stacklevel=2)
-        shape = splits.task.shape
+        shape = self._shape(splits.task)
         halves = (HALF,) * shape[0] if len(shape) == 3 else None
         extra = {key: value for key, value in splits.facts.extra.items() if key == "mirror"}
         facts = replace(splits.facts, mean=halves, std=halves, extra=extra)
         return replace(splits, train=PrivateSource(splits.train, Account(self)), facts=facts)
+
+    def _shape(self, task: Task) -> tuple[int, ...]:
+        """The shape of an example, as far as it is public. Raises `BadValue` where it is a mean of the data."""
+        if task.form.stacked and self.size is None:
+            return task.shape
+        if task.form.stacked:
+            problem = f"is for examples that differ in size, and all of these are {task.shape}"
+            raise BadValue("data.size", self.size, problem, "Leave it out.")
+        if self.size is None:
+            problem = f"is missing: {task.form.noun} differ in size, and the mean of the private ones is not public"
+            remedy = "Say how large a synthetic one shall be, by what everybody knows: --set data.size=20"
+            raise BadValue("data.size", None, problem, f"{remedy} (or in `data`, from Python).")
+        return (self.size, *task.shape[1:])
 
 
 class Account:
@@ -117,7 +135,9 @@ class Account:
         self.sigma: dict[float, float] = {}  # by q
         self.ledger: Ledger | None = None
         self.noise = keyed.fresh() if terms.noise_seed is None else keyed.by_seed(terms.noise_seed)
+        self.starts = 0  # measures that the set starts from: without all of them there is none
         self.released: set[str] = set()  # requests answered by this process
+        self.advice: list[str] = []  # what whoever set the budget should know
         self.spent = accounting.Spent()
 
     def begin(self, folder: Path | None, records: int, fingerprint: str) -> None:
@@ -147,9 +167,9 @@ class Account:
         if entry.request not in self.ledger.requests:
             release = accounting.Release(entry.sigma, entry.q)
             if not self.affords(release):
-                problem = f"is used up after {len(self.ledger.entries):,} measures"
+                problem = f"{self.terms.epsilon:g} is used up after {len(self.ledger.entries):,} measures"
                 remedy = "What has been released stays valid. Take fewer steps, or give a larger epsilon or more noise."
-                raise BadValue("data.epsilon", self.terms.epsilon, problem, remedy)
+                raise Exhausted("epsilon", self.terms.epsilon, problem, remedy)
             self.ledger.bill(entry)
             self.spent.add(release)
         self.released.add(entry.request)
@@ -169,12 +189,18 @@ class Account:
             return alike and len(entries) < max(1, self.measures)
         return self.spent.after(release).epsilon(terms.delta) <= terms.epsilon
 
-    def exhausted(self) -> bool:
-        """Is there no room for another release like the last one, although the noise was given, not calibrated?"""
-        if self.ledger is None or not self.ledger.entries or self.terms.noise_multiplier is None:
-            return False
-        last = self.ledger.entries[-1]
-        return not self.affords(accounting.Release(last.sigma, last.q))
+    def check_start(self, release: accounting.Release) -> None:
+        """Refuse given noise that does not keep epsilon for the releases that a run cannot do without."""
+        least = replace(release, count=max(1, self.starts))
+        if self.terms.epsilon is not None and self.terms.noise_multiplier is not None:
+            after = accounting.Spent([least]).epsilon(self.terms.delta)
+            if after > self.terms.epsilon:
+                what = f"the {least.count} measures that the set starts from" if least.count > 1 else "a single measure"
+                problem = (
+                    f"does not allow {what}: noise of {least.sigma:g} at rate {least.q:.3g} gives epsilon {after:.3g}"
+                )
+                remedy = "Leave data.noise_multiplier out, so that it is calibrated, or give a larger one."
+                raise BadValue("data.epsilon", self.terms.epsilon, problem, remedy)
 
 
 class PrivateSource(Source):
@@ -182,7 +208,9 @@ class PrivateSource(Source):
 
     def __init__(self, inner: Source, account: Account) -> None:
         self.inner, self.account = inner, account
-        self.task: Task = inner.task
+        size = account.terms.size
+        shape = inner.task.shape if size is None else (size, *inner.task.shape[1:])
+        self.task: Task = inner.task.model_copy(update={"shape": shape})
         self.tried: set[tuple[str, Any]] = set()
 
     # -- what is refused ----------------------------------------------------------------------------------------------
@@ -216,7 +244,37 @@ class PrivateSource(Source):
         refuse_reads(recipe)
         for net in (part for part in recipe.walk() if isinstance(part, Net)):
             refuse_batch_norm(net, self.task)
-        self.account.measures = measures(recipe)
+        self.account.measures, self.account.starts = measures(recipe), recipe.total_reads().once
+
+    def rehearse(self, run: Run) -> None:
+        """Take the run's first step up to its first measure, of which nothing is computed: can it be answered?
+
+        Warns of budgets that cannot be meant. Raises `BadValue` where it asks for more than there is, where the noise
+        for the budget is out of reach, and what `measure` refuses.
+        """
+        stage = Rehearsal(run.plan, replace(run.splits, train=_Asked(self)), run.transform, silent())
+        try:
+            condense(stage)
+        except _Question as question:
+            self._foresee(question.statistic, question.model, question.asks, run.recipe)
+
+    def _foresee(self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], recipe: Recipe) -> None:
+        plan = Sampling.of(asks, self, recipe)
+        self._try(statistic, model)
+        account, terms = self.account, self.account.terms
+        bound, count = self._bound(statistic), max(1, account.measures)
+        release = accounting.Release(account.multiplier(plan.q), plan.q, count)
+        account.check_start(release)
+        nobody = torch.zeros(0, dtype=torch.int64, device=self.device)
+        x = self.task.form.to(self.task.form.blank(self.task, 1), self.device)
+        none = Batch(self.task.form.take(x, nobody), nobody)
+        sums = statistic.clipped_sums(model, [none], self.task, nobody, 1, bound)
+        share = max(1, round(plan.q * len(self) / max(plan.divisors)))
+        account.advice = accounting.advice(
+            len(self), terms.delta, release, sum(value.numel() for value in sums.values()), share
+        )
+        for text in account.advice:
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     # -- what is public ------------------------------------------------------------------------------------------------
 
@@ -333,10 +391,11 @@ class Sampling:
     rates: dict[int | None, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, asks: Sequence[Ask], source: PrivateSource) -> Sampling:
+    def of(cls, asks: Sequence[Ask], source: PrivateSource, recipe: Recipe | None = None) -> Sampling:
         """Joint sampling at rate sum(n) / N; where class sizes are public, each class at n over its own size.
 
-        Raises `BadValue` where two asks share records, a warp mixes them, or more is asked than there is.
+        recipe: in which the setting to change is looked up. Raises `BadValue` where two asks share records, a warp
+        mixes them, or more is asked than there is.
         """
         plan, classes, total = cls(tuple(asks), source), [ask.cls for ask in asks], len(source)
         if not asks or len(set(classes)) < len(classes) or (None in classes and len(classes) > 1):
@@ -358,11 +417,27 @@ class Sampling:
             plan.rates = dict.fromkeys(classes, rate)
             plan.divisors = [float(share if every else ask.n or 0) for ask in asks]
         if plan.q > 1:
-            problem = f"asks for {plan.q:.3g} times the {total:,} records that there are"
-            raise BadValue(
-                "objective.pairing.n", [ask.n for ask in asks], problem, "Ask for fewer: a rate is at most 1."
-            )
+            raise plan.too_many(recipe)
         return plan
+
+    def too_many(self, recipe: Recipe | None) -> BadValue:
+        """What to say where a rate is above 1."""
+        asked, total = max(ask.n or 0 for ask in self.asks), len(self.source)
+        field = PAIRED if recipe is None else setting_of(recipe, asked)
+        if len(set(self.rates.values())) > 1 or self.source.account.terms.public_counts:
+            most = min(self.source.counts()[cls] for cls in self.rates if cls is not None)
+            problem = f"asks for {asked:,} records of each class in one sample, and the smallest class has {most:,}"
+        elif len(self.asks) > 1:
+            most = total // len(self.asks)
+            problem = (
+                f"asks for {asked:,} records of each of {len(self.asks)} classes in one sample, and there are "
+                f"{total:,} in all"
+            )
+        else:
+            most, problem = total, f"asks for {asked:,} records in one sample, and there are {total:,}"
+        fewer = max(1, most // 5)
+        remedy = f"Take at most {most:,}; far fewer need less noise: --set {field}={fewer}."
+        return BadValue(field, asked, problem, remedy)
 
     @property
     def q(self) -> float:
@@ -380,6 +455,64 @@ class Sampling:
             of[which], rates[which] = i, self.rates[ask.cls]
         inside = (draws < rates.to(source.device)[classes]).nonzero().flatten()
         return source.take(inside), of.to(source.device)[classes[inside]]
+
+
+PAIRED = "objective.pairing.n"  # where recipes mostly say how many real examples they ask for
+
+
+def setting_of(recipe: Recipe, n: int) -> str:
+    """The path of the setting by which a recipe asks for n real examples."""
+    found = [path for path, value in leaves(recipe.dump()) if value == n and path.rpartition(".")[2] in ("n", "group")]
+    return next((path for path in found if not path.startswith("budget")), PAIRED)
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested JSON data with their dotted paths."""
+    if isinstance(tree, Mapping | list):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from leaves(value, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, tree
+
+
+# -- rehearsals -------------------------------------------------------------------------------------------------------
+
+
+class _Question(Exception):
+    """The first measure of a run."""
+
+    def __init__(self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask]) -> None:
+        super().__init__("the first measure")
+        self.statistic, self.model, self.asks = statistic, model, tuple(asks)
+
+
+class _Asked(PrivateSource):
+    """A private source that is only asked: the first measure ends the rehearsal."""
+
+    def __init__(self, real: PrivateSource) -> None:
+        super().__init__(real.inner, real.account)
+
+    def measure(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
+    ) -> Iterator[Mapping[str, Tensor]]:
+        raise _Question(statistic, model, asks)
+
+
+class Rehearsal(Run):
+    """A run of one step that stores nothing, and that no hook hears of."""
+
+    def loop(self, name: str, steps: int, **state: Any) -> Iterator[int]:
+        yield from range(min(steps, 1))
+
+
+def silent() -> pluggy.PluginManager:
+    """Hooks that nobody has taken."""
+    hooks = pluggy.PluginManager("condense")
+    hooks.add_hookspecs(hookspecs)
+    return hooks
+
+
+# -- what is released -------------------------------------------------------------------------------------------------
 
 
 def digest_of(number: int, facts: Mapping[str, Any], asks: Sequence[Ask], model: nn.Module) -> bytes:
