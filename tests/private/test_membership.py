@@ -423,6 +423,7 @@ def test_an_artifact_is_attacked_by_its_plan(tmp_path):
     assert load(tmp_path / "attack" / "toy-init-real" / "shadow-07").plan.seed == 7
 
 
+@pytest.mark.filterwarnings("ignore:hopeless")
 def test_a_private_recipe_is_attacked_with_its_noise_and_others_beside_it_without(tmp_path, monkeypatch):
     monkeypatch.setattr(accounting, "bounds", lambda releases, delta: [])  # seconds for each of eight ledgers
     data = Private(data=Toy(), noise_multiplier=2.0, delta=1e-3)
