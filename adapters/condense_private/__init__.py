@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
+    from .membership import Membership
     from .private import Private
+    from .shadows import Shadow
 
-    return [Private]
+    return [Private, Shadow, Membership]
 
 
 @hookimpl

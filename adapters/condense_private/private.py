@@ -43,11 +43,11 @@ HALF = 0.5  # the public mean and deviation that images in [0, 1] are scaled by,
 BOUND = 0.1  # length that rows are clipped to where neither the user nor the statistic says (PSG, arXiv:2211.04446)
 
 
-class _Within:
+class Within:
     """The form of the data within; of the class itself, that of images."""
 
-    def __get__(self, wrapped: Private | None, owner: type[Private]) -> str:
-        return Data.form if wrapped is None else wrapped.data.form
+    def __get__(self, wrapped: Any, owner: type[Data]) -> str:
+        return Data.form if wrapped is None else str(wrapped.data.form)
 
 
 @final
@@ -68,7 +68,7 @@ class Private(Data):
 
     shorthand: ClassVar[str | None] = "data"
     confidential: ClassVar[bool] = True
-    form: ClassVar[Any] = _Within()
+    form: ClassVar[Any] = Within()
 
     data: Data
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -377,23 +377,28 @@ class PrivateSource(Source):
     def _release(
         self, statistic: Statistic, model: nn.Module, plan: Sampling, request: bytes, deviation: float, bound: float
     ) -> list[Mapping[str, Tensor]]:
-        noise = self.account.noise
+        noise, form = self.account.noise, self.task.form
         batch, ask_of = plan.sample(self.inner, noise.stream(request, "sample"))
+        asked = [self._seen(ask, batch, (ask_of == i).nonzero().flatten()) for i, ask in enumerate(plan.asks)]
+        views = [
+            Batch(form.join([v.x for v in all_]), torch.cat([v.y for v in all_])) for all_ in zip(*asked, strict=True)
+        ]
+        groups = torch.cat([torch.full((len(own[0]),), i, device=self.device) for i, own in enumerate(asked)])
+        sums = statistic.clipped_sums(model, views, self.task, groups, len(asked), bound, dtype=torch.float64)
         found = []
-        for i, ask in enumerate(plan.asks):
-            own = (ask_of == i).nonzero().flatten()
-            records = Batch(self.task.form.take(batch.x, own), batch.y[own])
-            views = [warp(records) if len(records) else records for warp in ask.warps] or [records]
-            group = torch.zeros(len(records), dtype=torch.int64, device=self.device)
-            sums = statistic.clipped_sums(model, views, self.task, group, 1, bound, dtype=torch.float64)
+        for i, divisor in enumerate(plan.divisors):
             means = {}
-            for part in sorted(sums):
-                exact = sums[part][0]
-                drawn = noise.stream(request, f"noise {i} {part}").standard_normal(tuple(exact.shape))
+            for part, exact in sorted(sums.items()):
+                drawn = noise.stream(request, f"noise {i} {part}").standard_normal(tuple(exact[i].shape))
                 added = torch.as_tensor(np.asarray(drawn), dtype=torch.float64, device=exact.device)
-                means[part] = ((exact + deviation * added) / plan.divisors[i]).float()
+                means[part] = ((exact[i] + deviation * added) / divisor).float()
             found.append(statistic.finish(means))
         return found
+
+    def _seen(self, ask: Ask, batch: Batch, own: Tensor) -> list[Batch]:
+        """The records of an ask under each of its warps; as they are where it has none."""
+        records = Batch(self.task.form.take(batch.x, own), batch.y[own])
+        return [warp(records) if len(records) else records for warp in ask.warps] or [records]
 
     def _try(self, statistic: Statistic, model: nn.Module) -> None:
         """Once for each statistic and architecture: on random public input, is each record's row its own?"""
