@@ -165,7 +165,9 @@ def percent(row: Row) -> str:
 
 
 def doubts(report: Report) -> list[str]:
-    return [f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()]
+    return report.caveats() + [
+        f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()
+    ]
 
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:

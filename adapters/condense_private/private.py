@@ -27,7 +27,7 @@ from condense import hookspecs
 from condense.axes import Net, Statistic, Transform
 from condense.data import Ask, Class, Data, Source, Splits, feed
 from condense.engine import condense
-from condense.errors import BadData, BadValue, Exhausted
+from condense.errors import BadData, BadValue, Damaged, Exhausted
 from condense.given import Given
 from condense.recipe import Recipe
 from condense.rng import Rng
@@ -160,6 +160,12 @@ class Account:
     def begin(self, folder: Path | None, records: int, fingerprint: str) -> None:
         """Open the ledger in the private folder `folder` (None: in memory), or go on with the one there."""
         if folder is not None and self.terms.noise_seed is None:
+            if (folder / LEDGER).exists() and not (folder / keyed.KEY).exists():
+                problem = "is gone, and the ledger beside it holds releases, which could not be made again"
+                remedy = (
+                    "Restore it from a copy, or start a new run in another folder, whose epsilon adds to this one's."
+                )
+                raise Damaged(str(folder / keyed.KEY), None, problem, remedy)
             self.noise = keyed.kept(folder)
         secret = self.noise.stream(fingerprint.encode(), "data").bytes(16).hex()
         terms = {"records": records, "delta": self.terms.delta, "data": secret}

@@ -245,7 +245,7 @@ def test_a_budget_that_can_be_meant_is_not(tmp_path, monkeypatch):
 # -- what is no error -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("default:hopeless")
+@pytest.mark.filterwarnings("ignore:hopeless")
 @pytest.mark.usefixtures("rdp_only")
 def test_empty_samples_are_releases_like_others(tmp_path, monkeypatch):
     """One record is expected in each, so that more than a third are empty."""
@@ -281,6 +281,17 @@ def test_a_budget_that_is_used_up_ends_a_run_whose_artifact_is_whole(tmp_path, m
         assert "finished: nothing is made again" in call(*again).stdout
     assert call("export", "out", "--to", "set.npz").exit_code == 0
     assert Path("set.npz").is_file()
+
+
+def test_a_resume_without_the_key_says_what_is_gone_and_makes_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(*run("--set", "objective.pairing.n=100", *NET, "--minutes", "0.00001")).exit_code == 75
+    Path("out/.run/noise.key").unlink()
+    done = call("resume", "out", "--no-eval", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error["type"]) == (4, "Damaged")
+    assert "noise.key: is gone" in error["message"]
+    assert not Path("out/.run/noise.key").exists()
 
 
 @pytest.mark.usefixtures("rdp_only")
