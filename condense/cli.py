@@ -267,7 +267,7 @@ def _tell(speaker: Speaker, artifact: Artifact) -> None:
     if artifact.report:
         _tell_report(speaker, Report.model_validate(artifact.report))
     speaker.say(f"artifact  {artifact.path}")
-    if stopped := artifact.provenance["notes"].get("stopped"):
+    if stopped := artifact.provenance.get("notes", {}).get("stopped"):
         speaker.say(f"stopped   after {stopped['after']:,} steps: {stopped['reason']}", "yellow")
     if "privacy" in artifact.provenance:
         speaker.say(f"privacy   {artifact.provenance['privacy']['sentence']}")

@@ -172,7 +172,8 @@ def doubts(report: Report) -> list[str]:
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:
     """What `--json` prints of an artifact: where it lies, what it is, what it gives."""
-    settled = artifact.plan
+    settled, facts = artifact.plan, artifact.provenance
+    stopped = facts.get("notes", {}).get("stopped")
     return {
         "artifact": str(artifact.path),
         "report": page_of(artifact.path),
@@ -183,8 +184,10 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "steps": settled.recipe.outer.steps,
         "seed": settled.seed,
         "plan": settled.digest(),
-        "seconds": artifact.provenance.get("seconds"),
+        "seconds": facts.get("seconds"),
         "stored": artifact.stored,
+        **({"stopped": stopped} if stopped else {}),
+        **({"privacy": facts["privacy"]} if "privacy" in facts else {}),
         "rows": rows_object((artifact.report or {}).get("rows", [])),
     }
 

@@ -277,6 +277,8 @@ def test_a_budget_that_is_used_up_ends_a_run_whose_artifact_is_whole(tmp_path, m
     assert 0 < said["draws"] < 100
     assert f"stopped   after {said['draws']} steps: epsilon 3 is used up after {said['draws']} measures" in done.stdout
     assert said["epsilon"]["rdp"] <= 3
+    told = json.loads(call(*asked, "--json").stdout)
+    assert told["stopped"]["after"] == told["privacy"]["draws"] == said["draws"]
     for again in (asked, ("resume", "out", "--no-eval")):
         assert "finished: nothing is made again" in call(*again).stdout
     assert call("export", "out", "--to", "set.npz").exit_code == 0

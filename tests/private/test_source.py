@@ -401,8 +401,12 @@ def test_a_judge_keeps_what_it_finds_out_of_the_artifact(tmp_path):
     assert {path.name for path in folder.iterdir()} == before
     assert condense.load(folder).report is None
     assert json.loads((folder / ".run" / "report.json").read_text()) == judged.report
+    assert "no epsilon covers them" not in (folder / ".run" / "report.html").read_text()
     condense.judge(artifact, protocol=rules, publish=True)
     assert condense.load(folder).report["uncovered"] is True
+    page = (folder / "report.html").read_text()
+    assert "no epsilon covers them" in page
+    assert artifact.provenance["privacy"]["sentence"] in page
 
 
 def test_test_examples_are_not_in_the_source():
