@@ -270,13 +270,13 @@ def test_empty_samples_are_releases_like_others(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("rdp_only")
 def test_a_budget_that_is_used_up_ends_a_run_whose_artifact_is_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = run("--noise-multiplier", "2", "--epsilon", "3", "--set", "objective.pairing.n=300", *NET, steps=100)
+    asked = run("--noise-multiplier", "2", "--epsilon", "2", "--set", "objective.pairing.n=300", *NET, steps=100)
     done = call(*asked)
     assert done.exit_code == 0, done.output
     said = condense.load("out").provenance["privacy"]
     assert 0 < said["draws"] < 100
-    assert f"stopped   after {said['draws']} steps: epsilon 3 is used up after {said['draws']} measures" in done.stdout
-    assert said["epsilon"]["rdp"] <= 3
+    assert f"stopped   after {said['draws']} steps: epsilon 2 is used up after {said['draws']} measures" in done.stdout
+    assert said["epsilon"]["rdp"] <= 2
     told = json.loads(call(*asked, "--json").stdout)
     assert told["stopped"]["after"] == told["privacy"]["draws"] == said["draws"]
     for again in (asked, ("resume", "out", "--no-eval")):
