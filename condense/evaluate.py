@@ -173,8 +173,7 @@ def held_out(splits: Splits, protocol: Protocol) -> Source:
     """
     if protocol.keep == "best" and splits.validation is None:
         problem = "chooses weights on a validation split, which this data set does not have"
-        remedy = "Give the data a validation split (a share, or a mask: val_mask), or judge the last weights: "
-        remedy += "--set protocol.keep=last."
+        remedy = "Give the data a `validation` share, or judge the last weights: protocol.keep=last."
         raise BadValue("protocol.keep", protocol.keep, problem, remedy)
     found = splits.test if protocol.split == "test" else splits.validation
     if found is None:

@@ -138,8 +138,6 @@ def to_uint8(artifact: Artifact, sampler: TensorSampler) -> Any:
     with torch.no_grad():
         x = artifact.transform.decode(_packed(sampler)).clamp(0, 1)
     if x.dim() != 4 or x.shape[1] not in MODES:
-        noun = sampler.task.form.noun
-        problem = f"a folder is made of PNG files, which {noun} of this shape cannot be"
-        raise BadValue("format", tuple(x.shape), problem, "Export to a name that ends in .npz or .safetensors.")
+        raise BadValue("format", tuple(x.shape), "no PNG has this shape", "Export to .npz instead.")
     pixels = x.mul(255).round().to(torch.uint8).cpu().numpy()
     return pixels[:, 0] if x.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)

@@ -56,7 +56,7 @@ def plan(
     changes = by_part(settings or {})
     where = with_leaves(as_data(data), changes["data"])
     if isinstance(method, Recipe):
-        name, recipe, row, rules = "custom", method, Row(), usual_judge(where.form)
+        name, recipe, row, rules = "custom", method, Row(), "vico"
     else:
         name, found = method, method_for(method, where)
         size = settled_size(name, found, where.published_as, size)
@@ -79,12 +79,6 @@ def plan(
         recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
     computing = execution_of(default_device(device), changes["execution"])
     return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computing)
-
-
-def usual_judge(form: str) -> str:
-    """The protocol for a recipe that is no published method: that of the baseline `random` for data of this form."""
-    known = registry().recipes(form)
-    return known["random"][0].protocol if "random" in known else "vico"
 
 
 def by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -33,8 +33,7 @@ def of_nodes(view: NodeView, y: Tensor) -> dict[str, Tensor]:
 def to_nodes(arrays: Mapping[str, Tensor], where: str) -> tuple[NodeView, Tensor]:
     """The nodes of train_mask (all, where there is none) within their graph, and their labels.
 
-    Self-loops are left out (networks add their own), repeated edges merged, and missing reverses added, each with a
-    warning. Raises `BadData` where something is missing or cannot be.
+    Self-loops are left out: networks add their own. Raises `BadData` where something is missing or cannot be.
     """
     graph = _graph(arrays, where)
     y, mask = _needed(arrays, "y", where), arrays.get("train_mask")
@@ -70,7 +69,6 @@ def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tenso
 
 def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     from .sources.checks import check_edges, check_features
-    from .sources.cleaning import cleaned
 
     x, weights = _needed(arrays, "x", where), arrays.get("edge_weight")
     check_features(x, f"{where} x")
@@ -79,10 +77,8 @@ def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     check_edges(edges, weights, len(x), f"{where} edge_index")
     if edges.numel() == 0:
         return Graph(x.float())
-    weights = None if weights is None else weights.float()
-    clean, kept = cleaned(edges, weights, len(x), where)
-    proper = clean.shape[1] == edges.shape[1]  # then all stays as it is written, its order too
-    return Graph(x.float(), edges, weights) if proper else Graph(x.float(), clean, kept)
+    proper = edges[0] != edges[1]
+    return Graph(x.float(), edges[:, proper], None if weights is None else weights[proper].float())
 
 
 def _needed(arrays: Mapping[str, Tensor], name: str, where: str) -> Tensor:

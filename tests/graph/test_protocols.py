@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import condense
 from condense import baselines
 from condense.axes import Net
 from condense.component import named
@@ -223,16 +222,3 @@ def test_the_whole_graph_is_judged_by_the_same_rules(block, tmp_path, monkeypatc
     assert row.accuracies == pytest.approx(expected)
     assert row.mean > evaluate(condensed(block), block, judge).rows[0].mean - 0.1
     assert baselines.full_data_is_made(run, judge)
-
-
-@pytest.mark.parametrize(("data", "judge"), [("karate", "graph"), ("mutag", "graphs"), ("digits", "vico")])
-def test_a_recipe_of_ones_own_is_judged_as_its_data_are(data, judge):
-    bare = condense.plan("random", data=data).recipe
-    assert condense.plan(bare, data=data).protocol.name == judge
-
-
-@pytest.mark.parametrize("per_class", [1, 7])
-@pytest.mark.parametrize("method", ["kidd", "kidd-lr", "doscond", "random"])
-def test_molecules_are_judged_by_roc_auc_at_any_size(method, per_class):
-    settled = condense.plan(method, data="ogbg-molbace", per_class=per_class)
-    assert [metric.name for metric in settled.protocol.metrics] == ["roc-auc"]
