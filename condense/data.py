@@ -309,6 +309,11 @@ class Data(Component):
         """What published rows call it: its name, and where many sets share that, what comes after it."""
         return self.name
 
+    @property
+    def metric(self) -> str | None:
+        """The metric by which the set is judged where a protocol names none (a benchmark's own); None: accuracy."""
+        return None
+
 
 def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:
     """Refuse what no method can use: no rows, not one label for each, labels out of range, NaN, infinity."""

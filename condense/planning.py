@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .axes import Net
+from .axes import Metric, Net
 from .component import checked, member, named
 from .data import Data
 from .errors import BadValue, listed
@@ -63,7 +63,7 @@ def plan(
         row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
-    judged = checked(lambda: member(Protocol, protocol or rules), "protocol")
+    judged = judge_for(protocol or rules, where)
     if protocol in (None, rules):
         judged = overridden(judged, row.judging)
     network = None if net is None else as_net(net)
@@ -148,6 +148,14 @@ def leaf(tree: Any, path: str) -> Any:
         else:
             tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
+
+
+def judge_for(value: Any, where: Data) -> Protocol:
+    """The protocol, from its name or settings too; where it names no metrics, it scores by that of the data."""
+    judged = checked(lambda: member(Protocol, value), "protocol")
+    if where.metric is None or "metrics" in judged.model_fields_set:
+        return judged
+    return judged.with_(metrics=(named(Metric, where.metric),))
 
 
 def as_net(value: Any) -> Net:
