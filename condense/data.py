@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .axes import Loss, Statistic, Transform, Warp
 
 Class = int | Literal["each"] | None
+VALIDATE = "Give the data a validation part (`val_mask` in arrays of your own; else --set data.validation=...)"
 
 
 class Sampler(ABC):

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch_geometric.data import Data as PygData
 from torch_geometric.data import HeteroData
 
+from condense.api import open_run, plan
 from condense.errors import BadData, BadValue, CondenseError
 from condense.given import Given, as_data
+from condense.running import Limits
 from condense_graph.sources import GivenGraph, Pyg
 from condense_graph.sources.base import make_splits
 from condense_graph.sources.own_arrays import labelled
@@ -261,3 +263,21 @@ def test_a_live_graph_is_not_changed_by_what_is_done_to_it_later():
     before = data.open().train.fingerprint
     graph.x += 1
     assert data.open().train.fingerprint == before
+
+
+# -- without a validation mask --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "gcond"])
+def test_one_refusal_says_all_that_is_to_be_done_without_a_validation_mask(tmp_path, name):
+    path = written(tmp_path, ".npz", arrays(val_mask=None))
+    with pytest.raises(CondenseError, match="validation split") as error:
+        opened(name, path)
+    assert "`val_mask`" in error.value.remedy
+    said = dict(re.findall(r"--set (protocol.keep|selection)=(\w+)", error.value.remedy))
+    opened(name, path, settings={key: None if value == "null" else value for key, value in said.items()})
+    opened(name, written(tmp_path, ".npz", arrays()))
+
+
+def opened(name, path, **asked):
+    open_run(plan(name, data=f"pyg:{path}", total=2, **asked), None, (), Limits())
