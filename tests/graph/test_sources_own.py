@@ -161,6 +161,8 @@ BAD = [
     ({"y": np.array([0.0, 1, 1, 0, 0, 1])}, "one whole number for each node"),
     ({"y": np.eye(6, 2)}, "one whole number for each node"),
     ({"y": np.array([0, -1, 1, 0, 0, 1])}, "labels of the train split must lie in 0..1"),
+    ({"y": np.full(6, -1)}, "label none of the 2 training nodes"),
+    ({"y": np.array([-1, -1, 1, 0, 0, 1])}, "label none of the 2 training nodes"),
     ({"y": np.array([1, 1, 0, 0, 0, 1])}, "holds no example of 1 of its 2 classes"),
     ({"edge_index": np.array([[0, 6], [1, 0]])}, "name nodes outside 0..5"),
     ({"edge_index": np.array([[0, -1], [1, 0]])}, "name nodes outside 0..5"),
