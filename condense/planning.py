@@ -43,10 +43,11 @@ def plan(
     method: a recipe's name, or a `Recipe`; a name is looked up among the methods for the form of the data. data: a name
     (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors (x, y). per_class, total, ratio: the size, one of
     these, or none for the method's own; ratio: a share `of` the items to learn from ("train"), or of "all". net: a
-    `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. options: arguments
-    of the recipe's function. settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and
-    `execution.`. What is asked for wins over published settings. published: False leaves out the settings that were
-    published for this data set, so that the method's defaults for any set remain; it is judged by the same rules.
+    `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. protocol: None
+    for the method's own; for a `Recipe`, that of the data's form. options: arguments of the recipe's function.
+    settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and `execution.`. What is asked for
+    wins over published settings. published: False leaves out the settings that were published for this data set, so
+    that the method's defaults for any set remain; it is judged by the same rules.
     Raises `BadValue` naming the field, its value and the remedy.
     """
     size = asked_size(per_class, total, ratio, of)
@@ -56,7 +57,7 @@ def plan(
     changes = by_part(settings or {})
     where = with_leaves(as_data(data), changes["data"])
     if isinstance(method, Recipe):
-        name, recipe, row, rules = "custom", method, Row(), "vico"
+        name, recipe, row, rules = "custom", method, Row(), registry().protocol(where.form)
     else:
         name, found = method, method_for(method, where)
         size = settled_size(name, found, where.published_as, size)

@@ -190,7 +190,8 @@ def test_directed_and_repeated_edges_of_others_are_mended_and_said_to_be():
     ]
     expected = pyg_utils.to_undirected(pyg_utils.remove_self_loops(edges)[0], num_nodes=4)
     assert {tuple(pair) for pair in graph.edges.T.tolist()} == {tuple(pair) for pair in expected.T.tolist()}
-    again, said_again = said_of({"x": x, "y": y[:1], "edge_index": edges, "graph": torch.zeros(4, dtype=torch.int64)}, Graphs)
+    owner = torch.zeros(4, dtype=torch.int64)
+    again, said_again = said_of({"x": x, "y": y[:1], "edge_index": edges, "graph": owner}, Graphs)
     assert again.edges.equal(graph.edges)
     assert said_again == said
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import condense
 from condense import baselines, plan
 from condense.axes import Net
 from condense.component import named
@@ -15,6 +16,7 @@ from condense.data import TensorSampler
 from condense.errors import BadValue
 from condense.evaluate import Candidate, evaluate, network_key
 from condense.parts.rules import Adam
+from condense.plugins import registry
 from condense.protocol import Protocol
 from condense.rng import Rng, seeded
 from condense_graph.graph import Graph, NodeView
@@ -254,3 +256,24 @@ def test_data_around_molecules_is_judged_as_they_are():
 
 def metrics(settled):
     return [metric.name for metric in settled.protocol.metrics]
+
+
+# -- a recipe that is handed over -----------------------------------------------------------------------------------
+
+FORMS = [("nodes", "gcond-x", "karate", "graph"), ("graphs", "kidd", "mutag", "graphs"), ("tensors", "dm", "digits", "vico")]
+
+
+@pytest.mark.parametrize(("form", "name", "data", "judge"), FORMS)
+def test_a_recipe_is_judged_as_its_form_is(form, name, data, judge):
+    recipe = registry().recipe(name, form=form)(**({"total": 4} if form == "nodes" else {"per_class": 1}))
+    assert plan(recipe, data=data).protocol == named(Protocol, judge)
+    assert plan(recipe, data=data, settings={"protocol.repeats": 2}).protocol.repeats == 2
+    assert plan(recipe, data=data, protocol="vico-dsa").protocol.name == "vico-dsa"
+
+
+def test_a_recipe_that_is_handed_over_is_made_and_judged_on_nodes(tmp_path):
+    recipe = registry().recipe("random", form="nodes")(total=4)
+    settings = {"protocol.repeats": 1, "protocol.steps": 5}
+    made = condense.run(recipe, data="karate", settings=settings, out=tmp_path / "made")
+    (row,) = condense.judge(made, random=False, full=False).report["rows"]
+    assert row["protocol"] == "graph"
