@@ -259,8 +259,12 @@ def test_files_that_are_none_are_refused(artifact, tmp_path):
 def test_no_pickle_is_written_and_no_picture_of_nodes(artifact, tmp_path):
     with pytest.raises(BadValue, match=r"pickle.*Use \.npz or \.safetensors"):
         export(artifact, tmp_path / "graph.pt")
-    with pytest.raises(BadValue, match=r"Export to \.npz instead"):
-        export(artifact, tmp_path / "folder")
+    for to in ("folder", "graph.foo"):
+        with pytest.raises(BadValue, match=r"this set holds nodes .*ends in \.npz or \.safetensors") as error:
+            export(artifact, tmp_path / to)
+        assert "PNG" not in str(error.value)
+    with pytest.raises(BadValue, match="this set holds nodes"):
+        export(artifact, tmp_path / "graph.npz", "folder")
     assert list(tmp_path.iterdir()) == []
 
 

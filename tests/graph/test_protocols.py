@@ -260,7 +260,11 @@ def metrics(settled):
 
 # -- a recipe that is handed over -----------------------------------------------------------------------------------
 
-FORMS = [("nodes", "gcond-x", "karate", "graph"), ("graphs", "kidd", "mutag", "graphs"), ("tensors", "dm", "digits", "vico")]
+FORMS = [
+    ("nodes", "gcond-x", "karate", "graph"),
+    ("graphs", "kidd", "mutag", "graphs"),
+    ("tensors", "dm", "digits", "vico"),
+]
 
 
 @pytest.mark.parametrize(("form", "name", "data", "judge"), FORMS)
