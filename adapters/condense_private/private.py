@@ -101,6 +101,10 @@ class Private(Data):
     def published_as(self) -> str:
         return self.data.published_as
 
+    @property
+    def metric(self) -> str | None:
+        return self.data.metric
+
     def open(self, device: torch.device | str = "cpu") -> Splits:
         if self.epsilon is None and self.noise_multiplier is None:
             remedy = "Give data.epsilon (8, say), or data.noise_multiplier."
