@@ -17,7 +17,8 @@ from condense.errors import BadData, BadValue, NotBuilt
 from condense.plugins import registry
 from condense_private.cli import app
 from condense_private.ledger import Entry, Ledger
-from condense_private.private import Private, Sampling
+from condense_private.private import Private
+from condense_private.sampling import Sampling
 from tests.trust.places import pictures, snapshot, write_npz
 
 NET = ("--set", "pool.net.width=4", "--set", "pool.net.depth=1")

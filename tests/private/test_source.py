@@ -23,10 +23,12 @@ from condense.parts.matching import Gradient, MeanFeature
 from condense.rng import Rng
 from condense.testing import Still, ToyNet, toy_splits
 from condense_private import noise
+from condense_private.account import Account
 from condense_private.dp_dm import ClippedFeature
 from condense_private.ledger import Entry, Ledger
 from condense_private.noisy_means import Example
-from condense_private.private import Account, Private, PrivateSource, Sampling, finite
+from condense_private.private import Private, PrivateSource, finite
+from condense_private.sampling import Sampling
 
 SMALL = {"pool.net.width": 4, "pool.net.depth": 1, "objective.pairing.n": 20, "pool.inner.epochs": 1}
 
