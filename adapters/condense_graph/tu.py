@@ -45,7 +45,7 @@ class TUSet(GraphData):
     Features are the node labels, one-hot. attributes: with the continuous attributes in front of them, where there are
     any; without, as PyG does unless asked (`use_node_attr`; the code of DosCond and KIDD asks, which among their sets
     matters for PROTEINS alone; it also scales rows, which changes nothing for one-hot features). A set that has
-    attributes and no labels (Synthie, FRANKENSTEIN) is read with its attributes either way: PyG, unasked, gives no
+    attributes and no labels (Synthie, FRANKENSTEIN) is read with these either way: there PyG, unasked, gives no
     features. Nodes that have neither get their degree, one number, as in the code of DosCond. Edges are undirected,
     without loops and doubles; their labels are not read.
     """
