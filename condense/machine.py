@@ -55,5 +55,5 @@ def fresh_peak(device: torch.device) -> None:
     if device.type != "cuda":
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak resident size becomes the current one
-    elif torch.cuda.is_initialized():
+    elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
