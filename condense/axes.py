@@ -116,7 +116,11 @@ class Statistic(Component):
             return {part: groups.new_zeros(count, *shape, dtype=dtype) for part, shape in shapes.items()}
 
         def rows_of(part: slice) -> Mapping[str, Tensor]:
-            return self._each(model, [Batch(task.form.take(view.x, part), view.y[part]) for view in views], task)
+            """Of the examples `part`, and of others that fill the last chunk up: compiled passes are of one size."""
+            index = torch.arange(part.start, part.start + chunk, device=groups.device).remainder(len(groups))
+            some = [Batch(task.form.take(view.x, index), view.y[index]) for view in views]
+            rows = self._each(model, some, task)
+            return {name: row[: part.stop - part.start] for name, row in rows.items()}
 
         sums = clipping.summed(rows_of, groups, count, bound, chunk)
         return {part: value.to(dtype) for part, value in sums.items()}

@@ -21,8 +21,10 @@ from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .axes import Loss, Statistic, Transform, Warp
+    from .running import Run
 
 Class = int | Literal["each"] | None
+VALIDATE = "Give the data a validation part (`val_mask` in arrays of your own; else --set data.validation=...)"
 
 
 class Sampler(ABC):
@@ -138,6 +140,9 @@ class Source(Sampler):
 
     def admit(self, recipe: Any) -> None:
         """Refuse, before anything is computed, a recipe that reads what this source does not give."""
+
+    def rehearse(self, run: Run) -> None:
+        """Refuse, before anything is written, a run that will ask what this source does not answer; warn of others."""
 
     def begin(self, folder: Path | None) -> None:
         """A run is about to take its first step, or to go on, in the private folder `folder` (None: it stores nothing).
@@ -308,6 +313,11 @@ class Data(Component):
     def published_as(self) -> str:
         """What published rows call it: its name, and where many sets share that, what comes after it."""
         return self.name
+
+    @property
+    def metric(self) -> str | None:
+        """The metric by which the set is judged where a protocol names none (a benchmark's own); None: accuracy."""
+        return None
 
 
 def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:

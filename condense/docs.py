@@ -146,7 +146,7 @@ def row(published: Row) -> tuple[str, ...]:
     spread = "" if published.std is None else f" +- {published.std:g}"
     changed = [
         ", ".join(f"`{key}={json.dumps(value)}`" for key, value in overrides.items())
-        for overrides in (published.settings, published.judging)
+        for overrides in ({**published.terms, **published.settings}, published.judging)
     ]
     said = " ".join(
         part for part in ("Not the paper's." if published.embedded else "", published.note, published.source) if part

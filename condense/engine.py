@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .axes import Objective, Selection, Term
 from .data import TensorSampler
-from .errors import Diverged
+from .errors import Diverged, Exhausted
 from .fit import schedule
 from .isolation import bare, check_dtype, check_start, check_term
 from .recipe import Outer, Recipe
@@ -39,8 +39,14 @@ def condense(run: Run) -> Synthetic:
         if best is not None:
             best.look(index)
         step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
-        with bare(step.learner.module):
-            losses = outer_step(step, syn, updates)
+        try:
+            with bare(step.learner.module):
+                losses = outer_step(step, syn, updates)
+        except Exhausted as end:
+            if not index:  # there is no set yet but the one it started from
+                raise
+            run.note("stopped", {"reason": f"{end.field} {end.problem}", "after": index})
+            break
         run.watch.see(index, torch.stack(list(losses.values())).sum())
         run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
         check_dtype(dtype, recipe)

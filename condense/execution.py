@@ -272,7 +272,7 @@ class Compiled(Passes):
         size = min(chunk, PIECE["rows"]) if y.device.type == "cpu" else chunk
         key = ("clipped", template, loss.digest(), task, len(views), tuple(y.shape[2:]), count, size)
         run = self._function(key, clipped, traced=True)
-        params, member = _detached(module), clipping.memberships(groups, count)
+        params = _detached(module)
         limit = torch.tensor(bound, dtype=torch.float64, device=y.device)
         total: dict[str, Tensor] = {}
         for part in clipping.slices(n, size):
@@ -283,7 +283,8 @@ class Compiled(Passes):
             else:  # others fill it up, of no group
                 index = torch.arange(part.start, part.start + size, device=y.device).remainder(n)
                 some = {name: value[index] for name, value in x.items()}
-                more = run(params, some, y[index], F.pad(member[:, part], (0, rest)), limit)
+                member = F.pad(clipping.memberships(groups[part], count), (0, rest))  # no view: strides are guarded
+                more = run(params, some, y[index], member, limit)
             clipping.add(total, more)
         return total
 

@@ -35,13 +35,17 @@ def export(artifact: Artifact, to: str | Path, format: Format | None = None) -> 
     npz, safetensors: what the form of the set calls its arrays (`Form.to_arrays`), or `images` (N, C, H, W) float32 and
     `labels`; exactly as networks are trained on them. With them `classes`, `scale`, and `mean` and `std` where the
     preprocessing has them; in a safetensors file as JSON under `condense` in its metadata.
-    All are read back by `foreign.open_foreign`. Raises `InUse` where `to` holds something already, `NoRoom` or
-    `BadValue` where it cannot be written.
+    Only images are written as a folder. All are read back by `foreign.open_foreign`. Raises `InUse` where `to` holds
+    something already, `NoRoom` or `BadValue` where it cannot be written.
     """
     target = Path(to)
     format = format or by_ending(target)
     if format not in ("folder", "npz", "safetensors"):
         raise BadValue("format", format, "is not known", "Use folder, npz or safetensors.")
+    form = artifact.task.form
+    if format == "folder" and form.arrays:
+        problem = f"would be a folder of images, and this set holds {form.noun}"
+        raise BadValue("to", str(target), problem, "Name a file that ends in .npz or .safetensors.")
     if target.is_symlink() or target.is_file() or (target.is_dir() and (format != "folder" or any(target.iterdir()))):
         raise InUse(str(target), "something already there", "is not empty", "Remove it first, or choose another name.")
     with files.writing(target):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,10 +22,11 @@ class Row(BaseModel):
 
     per_class, total: the size that the row is about, of each class or in all; of a data set's rows the first that says
     one says the usual size, for a method without a default of its own.
-    settings, judging: overrides by dotted path, of the recipe and of the protocol. accuracy, std: per cent, as
-    published. In settings the text "null" is None, which TOML cannot say. source: where the figure or the setting
-    stands. embedded: a setting of our own for the embedded data, not the paper's. turn: `condense reproduce` runs rows
-    of lower turns first.
+    settings, judging: overrides by dotted path, of the recipe and of the protocol. terms: leaves of the plan
+    (`data.epsilon`) under which a figure was found on data that are wrapped (`private:mnist`); such a row changes no
+    settings, since wrapped data take those of the data within. accuracy, std: per cent, as published. In settings the
+    text "null" is None, which TOML cannot say. source: where the figure or the setting stands. embedded: a setting of
+    our own for the embedded data, not the paper's. turn: `condense reproduce` runs rows of lower turns first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +36,7 @@ class Row(BaseModel):
     settings: dict[str, Any] = {}
     protocol: str | None = None
     judging: dict[str, Any] = {}
+    terms: dict[str, Any] = {}
     accuracy: float | None = None
     std: float | None = None
     repeats: int | None = None
@@ -54,6 +57,12 @@ class Row(BaseModel):
     def fits(self, data: str, per_class: int | None, total: int | None) -> bool:
         asked = ((self.data, data), (self.per_class, per_class), (self.total, total))
         return all(about in (None, of) for about, of in asked)
+
+
+def told(terms: Mapping[str, Any]) -> list[str]:
+    """Terms as tables have them: `epsilon 1` of `data.epsilon=1.0`."""
+    said = {path.rpartition(".")[2]: value for path, value in terms.items()}
+    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in said.items()]
 
 
 @functools.cache

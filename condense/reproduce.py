@@ -23,6 +23,10 @@ Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="On
 OnData = Annotated[str | None, typer.Option("--data", metavar="SET", help="Only rows of this data set.")]
 PerClass = Annotated[int | None, typer.Option("--per-class", metavar="N", help="Only rows of so many of each class.")]
 Total = Annotated[int | None, typer.Option("--total", metavar="N", help="Only rows of so many in all.")]
+Terms = Annotated[
+    list[str] | None,
+    typer.Option("--terms", metavar="PATH=VALUE", help="Only rows under these terms, as data.epsilon=1."),
+]
 Seeds = Annotated[
     int, typer.Option("--seeds", metavar="K", min=1, help="Each row so often, with seeds from --seed on.")
 ]
@@ -44,6 +48,7 @@ def command(
     data: OnData = None,
     per_class: PerClass = None,
     total: Total = None,
+    terms: Terms = None,
     seed: o.Seed = 0,
     seeds: Seeds = 1,
     steps: o.Steps = None,
@@ -73,7 +78,7 @@ def command(
     speaker, shelf = Speaker(as_json), Shelf(rows)
     how = How(seed, steps, plain, protocol, repeats, device, runs, asked_limits(minutes, None).minutes)
     hows = [replace(how, seed=seed + i) for i in range(seeds)]
-    found = chosen(method, data, per_class, total)
+    found = chosen(method, data, per_class, total, o.pairs(terms))
     if not listed:
         with reading_from(data_root):
             work = _timing(shelf, hows[0], timed_on, note) if estimate else _making(speaker, shelf, hows, note)

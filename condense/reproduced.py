@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from . import files
 from .component import bad_value
 from .plugins import DISTRIBUTION, Registry
-from .published import rows
+from .published import rows, told
 from .report import Row
 from .sizes import Size
 
@@ -29,10 +29,12 @@ that of these, and *last* at the end), in per cent: mean +- standard deviation o
 figures are means over several sets, as their source says. `random`: as many random real examples, judged by the same
 protocol with networks that start from the same weights. *over random*, *over herding*: the difference in points, to
 herded real examples where these were judged by the same rules, and *not distinguishable* where the two intervals (mean
-+- deviation) overlap. A *plain* row is made with the method's defaults for any data,
-without the settings that were published for this set. A row with fewer steps than were published shows what the code
-does in so many steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever
-else the machine did."""
++- deviation) overlap.
+A *plain* row is made with the method's defaults for any data, without the settings that were published for this set.
+On `private:` data, which are public ones treated as if they were not, no random examples are judged: the judge of a
+private run does not look at them. A row with fewer steps than were published shows what the code does in so many
+steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever else the machine
+did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
 the machine named there (a GPU: in wall time); judging comes on top. A row may be left out where it takes more than
 {HOURS:g} CPU-hours; a GPU is for these."""
@@ -41,7 +43,8 @@ the machine named there (a GPU: in wall time); judging comes on top. A row may b
 class Target(BaseModel):
     """A row that can be reproduced: a method on a data set, the size of the set it makes, and its published figure.
 
-    accuracy in per cent, None where none is published. turn: rows of lower turns are run first.
+    accuracy in per cent, None where none is published. terms: leaves of the plan under which the figure was found.
+    protocol: the row's judge, None for the method's. turn: rows of lower turns are run first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +54,8 @@ class Target(BaseModel):
     total: int | None = None
     accuracy: float | None = None
     source: str = ""
+    terms: dict[str, Any] = {}
+    protocol: str | None = None
     turn: int = 9
 
     @property
@@ -60,12 +65,13 @@ class Target(BaseModel):
     @property
     def key(self) -> tuple[str, str, str]:
         """What it is told apart by, as it stands in tables."""
-        return (self.method, self.data, self.size.told())
+        return (self.method, ", ".join([self.data, *told(self.terms)]), self.size.told())
 
     @property
     def name(self) -> str:
         """In names of files."""
-        return f"{self.method}-{self.data.replace(':', '-')}-{self.size.label}"
+        parts = (self.method, self.data.replace(":", "-"), self.size.label, *told(self.terms))
+        return "-".join(part.replace(" ", "-") for part in parts)
 
 
 class Making(BaseModel):
@@ -149,15 +155,15 @@ def run_name(
 
 
 def targets(found: Registry) -> list[Target]:
-    """Every row of our own methods with a published figure, in the order in which they are run."""
-    told = {"data", "per_class", "total", "accuracy", "source", "turn"}
+    """Every row of our own methods with a figure or terms of its own, in the order in which they are run."""
+    fields = {"data", "per_class", "total", "accuracy", "source", "terms", "protocol", "turn"}
     listed = [
-        Target(method=name, **row.model_dump(include=told))
+        Target(method=name, **row.model_dump(include=fields))
         for plugin in found.plugins
         if plugin.distribution == DISTRIBUTION
         for name, method in sorted(plugin.recipes.items())
         for row in rows(method)
-        if row.accuracy is not None and row.data is not None and row.size.given
+        if (row.accuracy is not None or row.terms) and row.data is not None and row.size.given
     ]
     return sorted(listed, key=lambda target: target.turn)
 

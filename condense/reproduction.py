@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,15 +57,23 @@ class How:
 
 
 def chosen(
-    method: str | None, data: str | None, per_class: int | None = None, total: int | None = None
+    method: str | None,
+    data: str | None,
+    per_class: int | None = None,
+    total: int | None = None,
+    terms: Mapping[str, Any] | None = None,
 ) -> list[Target]:
     """The rows with a published figure that match; where method, data and a size are given, that row, published or not.
+
+    terms: leaves of the plan that a row's own include; of a row that is not published, these.
 
     Raises `BadValue` where there is none.
     """
     asked = {"method": method, "data": data, "per_class": per_class, "total": total}
     named = {key: value for key, value in asked.items() if value is not None}
-    found = [t for t in targets(registry()) if named.items() <= t.model_dump().items()]
+    terms = terms or {}
+    known = [t for t in targets(registry()) if named.items() <= t.model_dump().items()]
+    found = [target for target in known if terms.items() <= target.terms.items()]
     if found:
         return found
     if method is None or data is None or len(named) != 3:
@@ -73,12 +81,13 @@ def chosen(
         raise BadValue("row", tuple(named.values()), "matches no row with a published figure", remedy)
     checked(lambda: registry().lookup(Data, data), "data")  # by name only: a path makes no name for a row
     method_for(method, as_data(data))
-    return [Target.model_validate(named)]
+    return [Target.model_validate({**named, "terms": dict(terms)})]
 
 
 def planned(target: Target, how: How, steps: int | None = None) -> Plan:
     asked: dict[str, Any] = {"seed": how.seed, "steps": steps, "device": how.device, "published": not how.plain}
-    return api.plan(target.method, data=target.data, protocol=how.protocol, **target.size.given, **asked)
+    asked |= {"protocol": how.protocol or target.protocol, "settings": target.terms}
+    return api.plan(target.method, data=target.data, **target.size.given, **asked)
 
 
 def name_of(target: Target, how: How) -> str:
@@ -111,7 +120,7 @@ def reproduce(
         steps=steps,
         published_steps=published,
         condensed=report[own],
-        random=None if own == "random" else report["random"],
+        random=None if own == "random" else report.get("random"),
         making=_making(artifact),
         plain=how.plain,
         protocol=how.protocol,

@@ -165,12 +165,15 @@ def percent(row: Row) -> str:
 
 
 def doubts(report: Report) -> list[str]:
-    return [f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()]
+    return report.caveats() + [
+        f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()
+    ]
 
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:
     """What `--json` prints of an artifact: where it lies, what it is, what it gives."""
-    settled = artifact.plan
+    settled, facts = artifact.plan, artifact.provenance
+    stopped = facts.get("notes", {}).get("stopped")
     return {
         "artifact": str(artifact.path),
         "report": page_of(artifact.path),
@@ -181,8 +184,10 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "steps": settled.recipe.outer.steps,
         "seed": settled.seed,
         "plan": settled.digest(),
-        "seconds": artifact.provenance.get("seconds"),
+        "seconds": facts.get("seconds"),
         "stored": artifact.stored,
+        **({"stopped": stopped} if stopped else {}),
+        **({"privacy": facts["privacy"]} if "privacy" in facts else {}),
         "rows": rows_object((artifact.report or {}).get("rows", [])),
     }
 
@@ -206,8 +211,11 @@ def error_object(error: CondenseError) -> dict[str, Any]:
 
 def figure(row: Figure) -> str:
     """A published figure, in one line."""
+    from .published import told
+
     spread = "" if row.std is None else f" +- {row.std:g}"
-    return f"published: {row.data or 'any data'}, {row.size.told()}: {row.accuracy:g}{spread} % ({row.source})"
+    about = ", ".join([row.data or "any data", *told(row.terms), row.size.told()])
+    return f"published: {about}: {row.accuracy:g}{spread} % ({row.source})"
 
 
 def plugin_object(plugin: Plugin) -> dict[str, Any]:

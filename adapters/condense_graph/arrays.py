@@ -33,7 +33,8 @@ def of_nodes(view: NodeView, y: Tensor) -> dict[str, Tensor]:
 def to_nodes(arrays: Mapping[str, Tensor], where: str) -> tuple[NodeView, Tensor]:
     """The nodes of train_mask (all, where there is none) within their graph, and their labels.
 
-    Self-loops are left out: networks add their own. Raises `BadData` where something is missing or cannot be.
+    Self-loops are left out (networks add their own), repeated edges merged and reverses added, with a warning each.
+    Raises `BadData` where something is missing or cannot be.
     """
     graph = _graph(arrays, where)
     y, mask = _needed(arrays, "y", where), arrays.get("train_mask")
@@ -56,7 +57,7 @@ def of_graphs(graphs: GraphSet, y: Tensor) -> dict[str, Tensor]:
 
 
 def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tensor]:
-    """The inverse of `of_graphs`. Raises `BadData` where something is missing or cannot be."""
+    """The inverse of `of_graphs`; edges as in `to_nodes`. Raises `BadData` where something is missing or cannot be."""
     graph, y = _graph(arrays, where), _needed(arrays, "y", where)
     owner = _needed(arrays, "graph", where)
     owner = owner if owner.is_floating_point() else owner.long()
@@ -68,7 +69,9 @@ def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tenso
 
 
 def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
+    """Edges are made as they are in data of one's own: undirected, each once, with a warning for what is changed."""
     from .sources.checks import check_edges, check_features
+    from .sources.cleaning import cleaned
 
     x, weights = _needed(arrays, "x", where), arrays.get("edge_weight")
     check_features(x, f"{where} x")
@@ -77,8 +80,7 @@ def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     check_edges(edges, weights, len(x), f"{where} edge_index")
     if edges.numel() == 0:
         return Graph(x.float())
-    proper = edges[0] != edges[1]
-    return Graph(x.float(), edges[:, proper], None if weights is None else weights[proper].float())
+    return Graph(x.float(), *cleaned(edges, None if weights is None else weights.float(), len(x), where))
 
 
 def _needed(arrays: Mapping[str, Tensor], name: str, where: str) -> Tensor:

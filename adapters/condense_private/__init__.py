@@ -12,25 +12,15 @@ from condense.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from condense.component import Component
-    from condense.running import Run
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
+    from .membership import Membership
     from .private import Private
+    from .shadows import Shadow
 
-    return [Private]
-
-
-@hookimpl
-def condense_stop(run: Run) -> str | None:
-    """End a run whose given noise has used up its epsilon: what has been released stays valid."""
-    from .private import PrivateSource
-
-    source = run.splits.train
-    if isinstance(source, PrivateSource) and source.account.exhausted():
-        return f"epsilon {source.account.terms.epsilon:g} is used up"
-    return None
+    return [Private, Shadow, Membership]
 
 
 @hookimpl
@@ -40,4 +30,4 @@ def condense_pages() -> Mapping[str, Callable[[], str]]:
     return {"privacy.md": page_of_privacy}
 
 
-__all__ = ["condense_components", "condense_pages", "condense_stop"]
+__all__ = ["condense_components", "condense_pages"]

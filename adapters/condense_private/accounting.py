@@ -489,10 +489,13 @@ def calibrate(
 # -- advice -----------------------------------------------------------------------------------------------------------
 
 
-def advice(records: int, delta: float, release: Release | None = None, numbers: int | None = None) -> list[str]:
+def advice(
+    records: int, delta: float, release: Release | None = None, numbers: int | None = None, sums: int = 1
+) -> list[str]:
     """Sentences that somebody who sets a budget should read; none where there is nothing to say.
 
     records: N. release: all releases of the run, where they are known, and numbers: how many numbers each one has.
+    sums: into how many sums of so many numbers, class by class, the records of a release are divided.
     """
     found = []
     records = whole("records", records)
@@ -502,10 +505,11 @@ def advice(records: int, delta: float, release: Release | None = None, numbers: 
             "record in full, chosen at random, would keep it. Take a smaller delta."
         )
     if release is not None and numbers is not None:
-        signal = signal_to_noise(records, release, numbers)
+        signal = signal_to_noise(records, release, numbers) / whole("sums", sums)
         if signal < SIGNAL:
+            divided = f", in {sums} sums," if sums > 1 else ""
             found.append(
-                f"hopeless: {records:,} records sampled at rate {release.q:.3g} are too few for noise of "
+                f"hopeless: {records:,} records sampled at rate {release.q:.3g}{divided} are too few for noise of "
                 f"{release.sigma:.3g} on {numbers:,} numbers: even if all of them agreed, the mean of "
                 f"{release.count:,} releases would be {signal:.2g} times as long as its noise. Take a larger epsilon, "
                 "a smaller network, or more records."

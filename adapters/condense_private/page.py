@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from condense import files
 from condense.docs import page, table
 from condense.errors import BadValue
 from condense.plugins import DISTRIBUTION, registry
 from condense.recipe import Published, Recipe
 
+from .membership import Findings, figures, heads, notes
 from .refusals import LEAKS, measures, refuse_reads
 
 PROMISE = """`condense-private` makes a set that everybody may see, and says by how much any one record of the private
@@ -19,6 +22,9 @@ probability of any outcome differs by a factor of at most exp(epsilon), up to de
 ```bash
 condense-private run dc --data fashion-mnist --epsilon 8 --delta 1e-5     # noise calibrated for the run's measures
 condense-private run dm --data fashion-mnist --epsilon 8 --set init=noise # starts from noise instead of real images
+condense-private run doscond --data mutag --epsilon 8 --set data.size=18 --set init=noise \\
+    --set preprocess.scale=none --set objective.objectives.0.pairing.n=15  # whole graphs
+condense-private privacy DIR                                              # what an artifact says of it
 condense-private calibrate --epsilon 1,8 --delta 1e-5 --rate 0.0427 --steps 1000,10000
 ```
 
@@ -35,6 +41,13 @@ part of one sum only: the sensitivity of a measure is the clipping length, whate
   the same digest, gets the same noise, and is not billed twice. The artifact's `provenance.json` carries the sums:
   unit, neighbours, rates, noise multipliers, draws, delta, epsilon by RDP and by PRV, accountant and version, and
   everything that was not noised.
+- **A rehearsal** comes before: the run's first step up to its first measure, of which nothing is computed. What cannot
+  work is refused before anything is written: a rate above 1, noise out of reach, a budget that does not allow a single
+  measure. A budget that cannot be meant is warned of, and the artifact keeps the warning (`advice`): delta above 1/N,
+  and a set so small that noise drowns what all of its records together could say.
+- **A budget that is used up** ends the run: what has been released stays valid, and the artifact is made of it. Noise
+  that is given (`--noise-multiplier`) with an epsilon ends so; calibrated noise does only where a resumed run computed
+  other bits than the one that was killed, whose requests are new ones and are billed.
 - **The noise** comes from a key of 256 bits that the operating system gave, by a counter-based generator (Philox).
   No bit of it depends on `--seed`. The key lies in `DIR/.run`, mode 600, because a resume needs it; it is never
   exported, and is deleted when the run is complete. `data.noise_seed` replaces it for debugging, and the artifact
@@ -48,7 +61,8 @@ part of one sum only: the sensitivity of a measure is the clipping length, whate
   (wall time and memory), what you tell others about runs that you did not release, and choosing among several runs
   by how well they did: every run that anybody looks at has spent its own epsilon.
 - **Nodes of one graph** are refused: a node reaches its neighbours' rows, so no record can be clipped alone without
-  a proved bound on degrees. Sets of whole graphs are accepted.
+  a proved bound on degrees. Sets of whole graphs are accepted; how large a synthetic one is must be said
+  (`data.size`), since the mean size of the private ones is a statistic of them.
 
 `condense-private audit` tries to break this: it puts canaries into made-up data, measures them through the same door,
 and turns how well it guesses which of them were there into a lower bound on epsilon, beside the claim
@@ -63,6 +77,44 @@ has no statistical power, and that DP-SGD has both the better accuracy and a pro
 (Odoh, arXiv:2402.10423) builds on the same theorem, and chooses noise by an assumed uncertainty of the adversary. So
 no method here is called private that adds no noise. Their noiseless sets can be made by `dm`, `dsa` and others, and
 attacked: that is what the membership evaluator is for."""
+
+MEASURED = Path(__file__).parent / "measured"  # copies of the `membership.json` that the page shows
+ATTACK = """## Membership: an evaluation of the claim
+
+```bash
+condense-private membership dm --data mnist --per-class 1 --steps 200 --set init=noise --set objective.pairing.n=64 \
+    --set pool.net.width=32 --set protocol.nets.0.width=32 --records 20000 --shadows 16 --networks 2
+condense-private membership psg --data mnist --epsilon 10 --per-class 1 --steps 200 --records 20000
+```
+
+LiRA (Carlini et al., arXiv:2112.03570) adapted to condensation. Of the records under attack each shadow run condenses a
+random half; each record is in exactly half of the shadows. A record has three scores:
+
+- *model*: the logit of the confidence of networks trained on the set, averaged over the networks; of its mirror image,
+  too, where that keeps its meaning;
+- *set distance*: minus the distance to the nearest image of its class, as networks see both;
+- *set detail*: the cosine between both, less the mean of the class and whitened. Condensing moves an image along what
+  its class shares; what is left of the one it started from are details. The ridge of the whitening was chosen on one
+  shadow of those below.
+
+There are three attacks for each score: the *likelihood ratio* of Gaussians for in and out, *one-sided* (deviations
+above the Gaussian for out), and a plain *threshold* on the score; and *all* together: of the model's likelihood ratio
+and the set's one-sided attacks the one that fewest non-members exceed. For the first two, scores are standardised
+within shadow and class.
+
+- **Nothing of a target enters its attack.** A pair of complementary shadows is attacked by the other pairs: their
+  non-members set the thresholds, their scores give mean and variance of each record (one variance for all records
+  below 64 shadows). Leaving out one shadow alone would tell who was in: of the others, one fewer has such a record.
+- **TPR**: of the members, those above the threshold, pooled over all shadows; **FPR**: of the non-members, which shows
+  whether the threshold held. In parentheses, Clopper-Pearson intervals of 95 %, as if all were independent; shadows
+  share their records. A rate has no meaning where a shadow has fewer than 1 / rate non-members.
+- **Of the used**: of the records that the set was started from (or is). Ten of 10,000 members can move the TPR over all
+  members by 0.1 % at most; whether these ten are found is what they would ask.
+- **Beside it**: as many random real examples, and starts from real images and from noise. An attack that does not
+  find the random real subset could not have found anything.
+
+An attack that fails proves nothing: it is a bound from below on what can be inferred, by these attacks, on these data.
+A recipe adds noise only where its name says so; none of the others is private, whatever was not found."""
 
 
 def recipes() -> Iterator[tuple[str, Published, Recipe]]:
@@ -95,6 +147,30 @@ def _of(method: Published, recipe: Recipe) -> tuple[str, str]:
     return verdict(recipe)
 
 
+def measured(folder: Path = MEASURED) -> Iterator[str]:
+    """What membership attacks found, as they are stored: a sentence and a table for each, and what they cost."""
+    for path in sorted(folder.glob("*.json")):
+        found = Findings.model_validate(files.read_json(path))
+        networks, shadows = found.evaluator["networks"], found.evaluator["shadows"]
+        size = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found.per_class.items())
+        yield (
+            f"**`{found.method}` on `{found.data}`**, {size}, {found.steps:,} steps: {found.records:,} records, "
+            f"{shadows} shadows (seeds {found.seed} to {found.seed + shadows - 1}); networks for each: {networks} "
+            f"(`{found.net}`, protocol `{found.protocol}`); queries of a record: {found.queries}. Shares in per cent."
+        )
+        yield table(
+            ["recipe", "of", "members / others", *heads(found.rows)],
+            [
+                [row.recipe, row.of, f"{shadows} x {row.members:,} / {row.others:,}", *figures(row)]
+                for row in found.rows
+            ],
+        )
+        yield from notes(found.rows)
+        cost = ", ".join(f"{name} {minutes:g}" for name, minutes in found.minutes.items())
+        using = ", ".join(f"{name} {version}" for name, version in sorted(found.versions.items()))
+        yield f"{found.machine['device']}, {found.machine['threads']} thread(s); minutes: {cost}; {using}."
+
+
 def page_of_privacy() -> str:
     """The page as Markdown."""
     accepted = "Those that only measure private data. Others are refused, by the sentence that names the leak."
@@ -110,6 +186,8 @@ def page_of_privacy() -> str:
         "### What is refused of a part, whatever the recipe",
         table(("part", "because it", "instead"), leaked),
         CLAIMS,
+        ATTACK,
+        *measured(),
     )
 
 

@@ -9,7 +9,9 @@ from condense.task import Task
 from . import accounting
 
 if TYPE_CHECKING:
-    from .private import Account
+    from .account import Account
+
+SIZES = "is made of a given size (data.size), not of the private ones'"
 
 
 def statement(account: Account, task: Task) -> dict[str, Any]:
@@ -34,11 +36,12 @@ def statement(account: Account, task: Task) -> dict[str, Any]:
         "accountants": {bound.accountant: bound.version for bound in bounds},
         "asked": {"epsilon": terms.epsilon, "noise_multiplier": terms.noise_multiplier},
         "ledger": ledger.digest if ledger else "",
+        "advice": account.advice,
         "not_noised": {
             "records": "their number is declared public",
             "classes": "their names and number are declared public",
-            "shape": list(task.shape),
-            "scale": "images in [0, 1] by the public constants 0.5 and 0.5",
+            "shape": f"of an example, {list(task.shape)}, {SIZES if terms.size else 'is declared public'}",
+            **({"scale": "images in [0, 1] by the public constants 0.5 and 0.5"} if len(task.shape) == 3 else {}),
             **({"counts": "class sizes are declared public"} if terms.public_counts else {}),
         },
     }

@@ -18,6 +18,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("data", "npz"): {"path": "somewhere.npz"},
     ("data", "private"): {"data": "digits", "epsilon": 8.0},
     ("data", "pyg"): {"path": "somewhere.npz"},
+    ("data", "shadow"): {"data": "digits", "shadows": 16, "number": 3},
     ("learn", "fit"): {"rule": {"name": "sgd", "momentum": 0.9}, "epochs": 3, "augment": "none"},
     ("net", "custom"): {"path": "package.module:function"},
     ("net", "torchvision"): {"model": "resnet18"},

@@ -346,6 +346,19 @@ def test_bfloat16_and_float32_judge_alike(data_root, monkeypatch):
     assert abs(half.mean - exact.mean) < 0.02
 
 
+def test_a_figure_that_holds_under_terms_is_a_row_of_wrapped_data_made_under_them():
+    private = [t for t in targets(registry()) if t.data == "private:fashion-mnist" and t.method == "dp-merf"]
+    terms = {t.name: (t.terms, t.accuracy) for t in private if t.per_class == 10}
+    assert terms == {
+        "dp-merf-private-fashion-mnist-10-epsilon-1": ({"data.epsilon": 1.0}, 65.5),
+        "dp-merf-private-fashion-mnist-10-epsilon-10": ({"data.epsilon": 10.0}, None),
+    }
+    (found,) = chosen("dp-merf", "private:fashion-mnist", 10, terms={"data.epsilon": 10})
+    settled = reproduction.planned(found, How())
+    assert (settled.data.dump()["epsilon"], settled.protocol.name) == (10.0, "vico")
+    assert settled.recipe.dump()["objective"]["net"]["length"] == pytest.approx(22.5389, abs=1e-4)  # of the data within
+
+
 # -- the page in docs/ ----------------------------------------------------------------------------------------------
 
 

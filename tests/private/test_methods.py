@@ -25,11 +25,12 @@ from condense.running import Limits, Paused
 from condense.task import Batch
 from condense.testing import Still, ToyNet, check_statistic, toy_run, toy_splits, toys
 from condense_private import accounting
+from condense_private.account import Account
 from condense_private.dp_dm import ClippedFeature
 from condense_private.dp_merf import RandomFourier, Released
 from condense_private.dp_sgd import dp_sgd, train
 from condense_private.noisy_means import Example, NoisyMeans
-from condense_private.private import Account, Private, PrivateSource
+from condense_private.private import Private, PrivateSource
 from condense_private.psg import LOOPS, loops
 from condense_private.psg_prior import Deconvolved
 
@@ -428,10 +429,14 @@ def test_dp_sgd_bills_each_network_alone_and_learns(tmp_path, monkeypatch):
     data = Private(data=named(Data, "digits"), noise_multiplier=0.7, clip=1.0)
     net = named(Net, "mlp")
     found = dp_sgd(data, net, steps=12, batch=60, lr=0.5, networks=2, folder=tmp_path)
-    assert [statement["draws"] for statement in found.statements] == [12, 12]
-    assert len({statement["ledger"] for statement in found.statements}) == 2
+    assert [network.privacy["draws"] for network in found.networks] == [12, 12]
+    assert len({network.privacy["ledger"] for network in found.networks}) == 2
     assert all(len((tmp_path / str(i) / "ledger.jsonl").read_text().splitlines()) == 13 for i in range(2))
-    assert found.mean == pytest.approx(sum(found.accuracies) / 2)
+    assert not list(tmp_path.rglob("*.key"))
+    more = dp_sgd(data, net, steps=12, batch=60, lr=0.5, networks=3, folder=tmp_path)
+    assert more.networks[:2] == found.networks, "what is finished stays"
+    with pytest.raises(BadValue, match="trained otherwise: steps, lr"):
+        dp_sgd(data, net, steps=13, batch=60, lr=0.6, networks=3, folder=tmp_path)
     assert min(found.accuracies) > 0.3, "ten classes"
     with pytest.raises(BadValue, match="below 1"):
         dp_sgd(data, net, networks=0)

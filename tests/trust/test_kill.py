@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-import torch
 
-from condense.artifact import load
 from condense.checkpoint import Checkpoints
 
 from .places import partial
+from .processes import Server, alive, same_bits, sleep, stop
 
 KILLS, INSIDE = 20, 5  # altogether, and at least so many inside the writing of a checkpoint
 TINY = ("--set", "pool.net.width=4", "--set", "pool.net.depth=1", "--set", "objective.pairing.n=4", "--set")
@@ -30,44 +24,11 @@ SAVING = ("--no-eval", "--checkpoint-every", "3")
 ALL = ("--per-class", "2", "--device", "cpu", *SAVING)
 
 
-class Server:
-    """Commands in processes of their own; see `server.py`."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        command = [sys.executable, "-m", "tests.trust.server"]
-        root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-        assert self.process.stdout.readline() == "ready\n"
-
-    def start(self, *arguments, slow=0.0):
-        """Begin a command; returns its process id."""
-        self.log = self.folder / "log.txt"
-        self.log.write_text("")
-        order = {"arguments": [str(a) for a in arguments], "log": str(self.log), "slow": slow}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def end(self):
-        """Wait for it; returns its exit code and what it said."""
-        return int(self.process.stdout.readline()), self.log.read_text()
-
-    def run(self, *arguments):
-        self.start(*arguments)
-        code, said = self.end()
-        assert code == 0, said
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     made = Server(tmp_path_factory.mktemp("kills"))
     yield made
-    made.process.stdin.close()
-    made.process.wait(timeout=20)
-    made.process.stdout.close()
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,35 +42,10 @@ def unbroken(server):
     return found
 
 
-def same_bits(one, other):
-    first, second = (load(folder).synthetic.state_dict() for folder in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 def await_write(folder, process):
     """Wait until a checkpoint is being written."""
     while not list((folder / ".run").glob(".checkpoint-*.tmp")) and alive(process):
         time.sleep(0.001)
-
-
-def sleep(seconds, process):
-    """For so long, or until the process has ended."""
-    until = time.monotonic() + seconds
-    while alive(process) and time.monotonic() < until:
-        time.sleep(0.002)
-
-
-def alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def stop(process, number=signal.SIGKILL):
-    if alive(process):
-        os.kill(process, number)
 
 
 def test_killed_runs_end_with_the_same_bits(server, unbroken):
