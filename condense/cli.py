@@ -29,8 +29,9 @@ GROUP = "condense"  # as in condense.plugins, which is not imported here
 HELP = "Learn a small synthetic set from a large one, so that networks trained on it do nearly as well."
 ENDS = (
     "Exit codes: 0 done. 2 a setting that cannot work. 3 data. 4 a damaged file. 5 a loss that is not finite. "
-    "6 no room in memory or on disk. 7 a broken plugin. 8 a folder in use. 9 not built yet. 10 data whose budget is used up. "
-    "75 paused by --minutes, and saved. 130 interrupted; what is done is saved. 1 anything else."
+    "6 no room in memory or on disk. 7 a broken plugin. 8 a folder in use. 9 not built yet. "
+    "10 data whose budget is used up. 75 paused by --minutes, and saved. "
+    "130 interrupted; what is done is saved. 1 anything else."
 )
 ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
