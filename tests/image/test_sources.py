@@ -528,6 +528,20 @@ def write_npz(path, compressed=False, **arrays):
     return f"npz:{path}"
 
 
+@pytest.mark.parametrize(("name", "classes", "channels"), [("breast", 2, 1), ("pneumonia", 2, 1), ("retina", 5, 3)])
+def test_npz_of_medmnist(data_root, name, classes, channels):
+    """The published archives as they are; the counts are those of the archive itself, read by numpy alone."""
+    path = data_root / f"medmnist/{name}mnist.npz"
+    if not path.is_file():
+        pytest.skip(f"no {path.name}")
+    splits = as_data(f"npz:{path}").open()
+    with np.load(path) as stored:
+        for part, split in ((splits.train, "train"), (splits.validation, "val"), (splits.test, "test")):
+            assert part.y.tolist() == stored[f"{split}_labels"][:, 0].tolist()
+            assert part.x[3].permute(1, 2, 0).squeeze().tolist() == stored[f"{split}_images"][3].tolist()
+    assert (len(splits.task.classes), splits.train.x.shape[1]) == (classes, channels)
+
+
 def test_npz_with_parts_of_its_own(home):
     x, y = pictures(12, 3, 6, 6, classes=3)
     where = write_npz(home / "own.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6], x_val=x[6:], y_val=y[6:])
@@ -611,6 +625,8 @@ BAD_ARRAYS = {
     "no labels": ({"x": X}, "lacks y"),
     "neither": ({"images": X, "labels": Y}, "neither or both"),
     "both": ({"x": X, "y": Y, "x_train": X, "y_train": Y}, "neither or both"),
+    "both names": ({"x_train": X, "y_train": Y, "train_images": X}, "holds both train_images and x_train"),
+    "several labels": ({"train_images": X, "train_labels": np.stack([Y, Y], 1)}, "labels"),
     "test of another size": ({"x_train": X, "y_train": Y, "x_test": X[:, 1:], "y_test": Y}, "unlike those"),
     "test of another type": ({"x_train": X, "y_train": Y, "x_test": X / 255, "y_test": Y}, "unlike those"),
     "one test row of NaN": ({"x_train": X / 255, "y_train": Y, "x_test": X * np.nan, "y_test": Y}, "NaN or infinity"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -109,12 +109,25 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in files if _seen(path) and path.suffix.lower() in ENDINGS)
 
 
+def _flat(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Labels that stand in one column as a row; others, and images, as they are."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+MEDMNIST = {
+    f"{split}_{theirs}": f"{ours}_{split}"
+    for split in ("train", "val", "test")
+    for theirs, ours in (("images", "x"), ("labels", "y"))
+}
+
+
 @final
 class Npz(Own):
     """`npz:PATH`: arrays x_train, y_train, x_test, y_test (and x_val, y_val), or x and y, which are split by `seed`.
 
-    Arrays are read as `condense.splits.as_examples` and `as_labels` say. classes: names in the order of the labels;
-    None: the labels themselves.
+    The names of MedMNIST's archives (train_images, train_labels, ...) are read as well, their labels as the one column
+    that they are; several labels for each image are refused. Arrays are read as `condense.splits.as_examples` and
+    `as_labels` say. classes: names in the order of the labels; None: the labels themselves.
     """
 
     classes: tuple[str, ...] | None = None
@@ -124,7 +137,12 @@ class Npz(Own):
         if not path.is_file():
             raise BadData("data.path", self.path, "is no file", "Name an .npz archive.")
         pairs = ("x", "y"), ("x_train", "y_train"), ("x_test", "y_test"), ("x_val", "y_val")
-        arrays = readers.npz(path, [name for pair in pairs for name in pair])
+        arrays = readers.npz(path, [*(name for pair in pairs for name in pair), *MEDMNIST])
+        twice = [name for name, ours in MEDMNIST.items() if name in arrays and ours in arrays]
+        if twice:
+            problem = f"holds both {twice[0]} and {MEDMNIST[twice[0]]}"
+            raise BadData(self.path, sorted(arrays), problem, "Store one of them.")
+        arrays |= {ours: _flat(arrays.pop(name)) for name, ours in MEDMNIST.items() if name in arrays}
         whole, train, test, validation = (self._part(arrays, x, y) for x, y in pairs)
         if (whole is None) == (train is None):
             remedy = "Store x_train, y_train, x_test, y_test, or x and y."
