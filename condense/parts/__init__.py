@@ -15,6 +15,7 @@ from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
+from .kernels import InfiniteConvNet, InfiniteMLP
 from .labels import Hard
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels
@@ -33,7 +34,7 @@ def condense_components() -> list[type[Component]]:
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
-        *(Sum, KernelRidge, KernelOrthogonal, CentredError),
+        *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
         *(Fresh, NoModel, Trained),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
         *(NoAugment, Then, OnValidation),

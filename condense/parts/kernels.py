@@ -10,7 +10,8 @@ of another, t(p, q) its tangent kernel, and r(p), r(q) the roots of both varianc
     dense                              as the convolution, without box
 
 where box is the mean over nine shifts of p and q together, and t = k after the first layer. w and b are the standard
-deviations of weights and biases in NTK parametrisation (Jacot et al., arXiv:1806.07572; Arora et al., arXiv:1904.11955).
+deviations of weights and biases, in NTK parametrisation (Jacot et al., arXiv:1806.07572; convolutions and pooling:
+Arora et al., arXiv:1904.11955; Novak et al., arXiv:1912.02803).
 
 What is computed, and what is not. A convolution shifts p and q alike, so it never mixes displacements d = q - p: the
 covariance is held displacement by displacement, and box is a filter of an ordinary image. Only pooling mixes
@@ -51,7 +52,9 @@ Slab = tuple[Tensor, Tensor | None]  # k and t of one displacement, (rows, colum
 First = Callable[[Shift], Tensor]
 Roots = Callable[[int, Shift, Tensor], tuple[Tensor, Tensor]]
 HERE: Shift = (0, 0)
-CELLS = 2**17  # numbers of a slab that are worked on at once on a CPU: a few such stay in its second-level cache
+CELLS = 2**18  # numbers of a slab that are worked on at once on a CPU: a few such stay in its second-level cache
+WIDE = 8  # so many times as many make a product of matrices
+FEW = 4  # channels up to which outer products are added up sooner than matrices are multiplied
 TINY = 1e-30  # a variance below which a position counts as black: nothing is divided by zero
 ARRAYS, KEPT = 8, 7  # slabs that are alive in a layer, and those of each layer that backward asks for
 MIB = 2**20
@@ -70,7 +73,7 @@ class _Relu(torch.autograd.Function):
     def forward(
         ctx: Any, k: Tensor, t: Tensor | None, left: Tensor, right: Tensor, both: bool, signed: bool
     ) -> tuple[Tensor, Tensor | None]:
-        scale = (left * right).neg_()
+        scale = left.neg() * right
         m = F.threshold_(k / scale, 8 * torch.finfo(k.dtype).eps - 1, -1.0)
         if signed:
             m.clamp_(max=1)
@@ -110,10 +113,11 @@ class _Box(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         for axis in (0, 1):
-            length = x.shape[axis] - 1
-            y = x.clone()
-            y.narrow(axis, 1, length).add_(x.narrow(axis, 0, length))
-            y.narrow(axis, 0, length).add_(x.narrow(axis, 1, length))
+            length, y = x.shape[axis] - 1, torch.empty_like(x)
+            before, behind = x.narrow(axis, 0, length), x.narrow(axis, 1, length)
+            torch.add(before, behind, out=y.narrow(axis, 0, length))
+            y.narrow(axis, length, 1).copy_(x.narrow(axis, length, 1))
+            y.narrow(axis, 1, length).add_(before)
             x = y
         return x
 
@@ -147,7 +151,7 @@ def window(size: int, shift: int) -> slice:
 
 
 def pooled_from(size: int, shift: int) -> Iterator[tuple[int, slice]]:
-    """Where a slab of this displacement goes as 2 places become 1: the displacement after, and which places of the slab.
+    """Where a slab goes as 2 places become 1: the displacements after it, and which of the slab's places each takes.
 
     p = 2 P + parity and p + shift = 2 (P + after) + 0 or 1. With an odd size the last place is dropped.
     """
@@ -195,7 +199,7 @@ class Network:
 
     stages: how many layers with a ReLU stand before each pooling (`pooling`), or one stage without. taps: 9 of a 3 x 3
     convolution, 1 of a dense layer (on one position). w2, b2: variances of weights and biases. tangent: the NTK; else
-    the NNGP. size: rows and columns of an input.
+    the NNGP. channels, size: of an input, and its rows and columns.
     """
 
     stages: tuple[int, ...]
@@ -204,6 +208,7 @@ class Network:
     w2: float
     b2: float
     tangent: bool
+    channels: int
     size: Shift
 
     @property
@@ -220,18 +225,12 @@ class Network:
             found.append(set(itertools.product(rows, columns)))
         return found[::-1]
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the first layer's covariance is a product of: (rows, columns, N, F), of images x (N, C, rows, columns)."""
-        if self.taps == 9:
-            x = F.unfold(x, 3, padding=1).view(len(x), -1, *self.size)
-        x = x.permute(2, 3, 0, 1) * math.sqrt(self.w2 / x.shape[1])
-        return torch.cat([x, torch.full_like(x[..., :1], math.sqrt(self.b2))], dim=-1)
-
     def linear(self, slab: Slab, unit: float) -> Slab:
         """A convolution or a dense layer. unit: k and t are this times what the slab holds."""
         k, t = (None if x is None else x if self.taps == 1 else _Box.apply(x) for x in slab)
+        assert k is not None
         scale = self.w2 * unit / self.taps
-        k = (k * scale).add_(self.b2)
+        k = torch.add(k.new_full((), self.b2), k, alpha=scale)
         return k, None if t is None else torch.add(k, t, alpha=scale)
 
     def unit(self, pooled: bool) -> float:
@@ -241,8 +240,9 @@ class Network:
     def walk(self, first: First, roots: Roots, tangent: bool, last: int, mirrored: bool) -> Slab:
         """k and t of displacement 0 after all stages: sums over the windows of the last pooling, without its unit.
 
-        first: k of a displacement behind the first convolution. roots: the roots of the variances on both sides of a
-        layer's k; displacement 0 is asked first. mirrored: is k(p, p + d) = k(p + d, p)? Then half of them suffice.
+        first: the products of two images at a displacement, summed over channels. roots: the roots of the variances on
+        both sides of a layer's k; displacement 0 is asked first. mirrored: is k(p, p + d) = k(p + d, p)? Then half of
+        the displacements suffice.
         """
         here: dict[Shift, Slab] = {}
         reach, number = [*self.reach(last), {HERE}], 0
@@ -254,8 +254,8 @@ class Network:
                     continue
                 slab = here.pop(shift) if stage else (first(shift), None)
                 for layer in range(layers):
-                    if stage or layer:
-                        slab = self.linear(slab, self.unit(self.pooling and layer == 0))
+                    unit = self.unit(self.pooling and layer == 0) if stage or layer else 1 / self.channels
+                    slab = self.linear(slab, unit)
                     sides = roots(number + layer, shift, slab[0])
                     slab = _Relu.apply(*slab, *sides, tangent, not (stage or layer))
                 if not self.pooling:
@@ -266,8 +266,8 @@ class Network:
         return here[HERE]
 
     def variances(self, x: Tensor) -> list[Tensor]:
-        """The roots of the variances before each ReLU, (rows, columns, N) each: the kernel of every image with itself."""
-        z, found = self.features(x), list[Tensor]()
+        """The roots of the variances before each ReLU, (rows, columns, N) each: the kernel of images with themselves."""
+        z, found = places(x), list[Tensor]()
 
         def first(shift: Shift) -> Tensor:
             mine, there = both(self.size, shift)
@@ -283,13 +283,21 @@ class Network:
         return found
 
     def block(self, a: Tensor, b: Tensor, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-        """The kernel, (n, m), of images a (n, C, rows, columns) and b (m, ...), whose `variances` are left and right."""
-        za, zb = self.features(a), self.features(b).mT
+        """The kernel, (n, m), of images a (n, C, rows, columns) and b (m, ...); left, right: their `variances`."""
+        za, zb = places(a), places(b)
+        if self.taps == 1:  # one product of matrices, and the rest of it in pieces that stay in the cache
+            k = products(za, zb)
+            height = max(1, CELLS // 4 // k.shape[-1])
+            parts = zip(k.split(height, dim=2), *(layer.split(height, dim=2) for layer in left), strict=True)
+            return torch.cat([self._block(lambda _, k=k: k, of, right) for k, *of in parts])
 
         def first(shift: Shift) -> Tensor:
             mine, there = both(self.size, shift)
-            return za[mine] @ zb[there]
+            return products(za[mine], zb[there])
 
+        return self._block(first, left, right)
+
+    def _block(self, first: First, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         def roots(number: int, shift: Shift, k: Tensor) -> tuple[Tensor, Tensor]:
             mine, there = both(left[number].shape, shift)
             return left[number][mine].unsqueeze(-1), right[number][there].unsqueeze(-2)
@@ -312,9 +320,26 @@ class Network:
         kept = sum(KEPT * layers * held for layers, held in zip(self.stages, cells, strict=True)) if graph else 0
         return item * (waiting + kept + ARRAYS * self.size[0] * self.size[1])
 
-    def per_image(self, channels: int, item: int) -> int:
-        """Bytes that an image takes on each side of a block: its features."""
-        return 3 * item * self.size[0] * self.size[1] * (channels * self.taps + 1)
+    def per_image(self, item: int) -> int:
+        """Bytes that an image takes on each side of a block."""
+        return item * self.size[0] * self.size[1] * (self.channels + sum(self.stages))
+
+
+def places(x: Tensor) -> Tensor:
+    """Images (N, C, rows, columns) as (rows, columns, N, C), so that many channels lie together, and few ones apart."""
+    few = x.shape[1] <= FEW
+    return x.permute(2, 3, 1, 0).contiguous().mT if few else x.permute(2, 3, 0, 1).contiguous()
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Sums over channels, (rows, columns, n, m), of (rows, columns, n, C) and (rows, columns, m, C)."""
+    if a.shape[-1] > FEW:
+        return a @ b.mT
+    a, b = a.unsqueeze(-2), b.unsqueeze(-3)
+    out = a[..., 0] * b[..., 0]
+    for channel in range(1, a.shape[-1]):
+        out = out.addcmul(a[..., channel], b[..., channel])
+    return out
 
 
 def both(size: Sequence[int], shift: Shift) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -327,17 +352,18 @@ def both(size: Sequence[int], shift: Shift) -> tuple[tuple[slice, slice], tuple[
 # -- in blocks ------------------------------------------------------------------------------------------------------
 
 
-def pairs_at_once(network: Network, channels: int, dtype: torch.dtype, device: str, graph: bool, memory: int) -> int:
+def pairs_at_once(network: Network, dtype: torch.dtype, device: str, graph: bool, memory: int) -> int:
     """How many pairs of images make a block that stays within `memory` bytes; on a CPU few enough for its cache.
 
     Raises `BadValue` where one pair does not fit.
     """
-    pair, image = network.per_pair(graph, dtype.itemsize), network.per_image(channels, dtype.itemsize)
+    pair, image = network.per_pair(graph, dtype.itemsize), network.per_image(dtype.itemsize)
     found = math.floor(((image**2 + pair * memory) ** 0.5 - image) ** 2 / pair**2)  # n pairs are of 2 sqrt(n) images
     if found < 1:
         problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * image) / MIB)} MiB"
         raise BadValue("kernel.memory", f"{memory / MIB:g} MiB", problem, "Give the kernel more memory.")
-    return min(found, max(1, CELLS // math.prod(network.size))) if device == "cpu" else found
+    most = CELLS * WIDE if network.taps == 1 else CELLS // math.prod(network.size)
+    return min(found, max(1, most)) if device == "cpu" else found
 
 
 def blocks_of(n: int, m: int, pairs: int) -> tuple[int, int]:
@@ -357,7 +383,7 @@ def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
     Where b is a, one triangle of blocks is computed. memory: bytes of a block, beside inputs and result.
     """
     graph = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    pairs = pairs_at_once(network, a.shape[1], a.dtype, a.device.type, graph, memory)
+    pairs = pairs_at_once(network, a.dtype, a.device.type, graph, memory)
     rows, columns = blocks_of(len(a), len(b), pairs)
     if b is a:
         rows = columns = max(1, min(len(a), math.isqrt(pairs)))
@@ -375,7 +401,8 @@ def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
 def sides(network: Network, x: Tensor, length: int, most: int) -> list[tuple[Tensor, list[Tensor]]]:
     """Images in pieces of `length`, each with its variances; these are computed for at most `most` images at once."""
     graph = torch.is_grad_enabled() and x.requires_grad
-    found = [again(network.variances, graph, part) for part in x.split(max(1, min(most, len(x))))]
+    few = max(1, min(most, CELLS // math.prod(x.shape[1:])))
+    found = [again(network.variances, graph, part) for part in x.split(few)]
     roots = [torch.cat(layer, dim=-1).split(length, dim=-1) for layer in zip(*found, strict=True)]
     return [(part, list(of)) for part, *of in zip(x.split(length), *roots, strict=True)]
 
@@ -407,9 +434,10 @@ class Infinite(Kernel):
         """`Network`'s stages, pooling and taps for images of this size. Raises `BadValue` where they do not fit."""
 
     def network(self, x: Tensor) -> Network:
-        size = (x.shape[2], x.shape[3])
-        stages, pooling, taps = self.stages(size)
-        return Network(stages, pooling, taps, self.weight_std**2, self.bias_std**2, self.kind == "ntk", size)
+        channels, *size = x.shape[1:]
+        stages, pooling, taps = self.stages((size[0], size[1]))
+        variances = (self.weight_std**2, self.bias_std**2)
+        return Network(stages, pooling, taps, *variances, self.kind == "ntk", channels, (size[0], size[1]))
 
     def check(self, recipe: Recipe, task: Task) -> None:
         blank = task.form.blank(task, 1)
@@ -417,7 +445,7 @@ class Infinite(Kernel):
             problem = f"compares tensors, and these are {task.form.noun}"
             raise BadValue("kernel", self.name, problem, "Use a kernel of that domain.")
         x = self.images(blank)
-        pairs_at_once(self.network(x), x.shape[1], getattr(torch, self.dtype), "cpu", True, self.memory * MIB)
+        pairs_at_once(self.network(x), getattr(torch, self.dtype), "cpu", True, self.memory * MIB)
 
     def __call__(self, model: nn.Module | None, a: Batch, b: Batch) -> Tensor:
         dtype = getattr(torch, self.dtype)

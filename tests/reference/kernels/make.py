@@ -15,11 +15,10 @@ import json
 from pathlib import Path
 
 import jax
-
-jax.config.update("jax_enable_x64", True)
-
 import numpy as np
 from neural_tangents import stax
+
+jax.config.update("jax_enable_x64", True)
 
 DENSE = [
     {"depth": 1, "shape": [1, 8, 8]},
@@ -42,7 +41,7 @@ USUAL = {"weight_std": 2**0.5, "bias_std": 0.1}
 
 
 def images(shape, seed, few=False):
-    """Two batches of 3 and 4 images (few: 1 and 2), (N, C, rows, columns); the first of the second is one of the first."""
+    """Two batches of 3 and 4 images (few: 1 and 2), (N, C, rows, columns). The second begins with one of the first."""
     n = 1 if few else 3
     state = np.random.RandomState(seed)
     a, b = state.standard_normal((n, *shape)), state.standard_normal((n + 1, *shape))
