@@ -394,7 +394,8 @@ def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
         made.append([])
         for j, (y, of_y) in enumerate(right):
             mirrored = b is a and j < i
-            made[i].append(made[j][i].mT if mirrored else again(network.block, graph, x, y, of_x, of_y))
+            block = made[j][i].mT if mirrored else again(network.block, graph, x, y, of_x, of_y)
+            made[i].append((block + block.mT) / 2 if b is a and j == i else block)  # rounding differs by place
     return torch.cat([torch.cat(row, dim=1) for row in made])
 
 

@@ -128,8 +128,8 @@ def test_values_are_those_of_loops_over_positions(shape, settings):
 
 
 def test_the_tangent_kernel_is_the_product_of_gradients_of_a_wide_network():
-    """By its definition: gradients of an actual network of 20,000 hidden units in NTK parametrisation."""
-    width, x = 20_000, images(3, 6, seed=3)
+    """By its definition: gradients of an actual network of 5,000 hidden units in NTK parametrisation."""
+    width, x = 5_000, images(3, 6, seed=3)
     g = torch.Generator().manual_seed(0)
     draw = [torch.randn(*size, generator=g, dtype=torch.float64) for size in ((width, 6), (width,), (width,), (1,))]
 
