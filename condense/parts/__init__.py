@@ -12,10 +12,12 @@ from condense.task import Tensors
 from .assets import Trained
 from .augment import NoAugment, Then
 from .budgets import PerClass, Ratio, Total
+from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
-from .labels import Hard
+from .kernels import InfiniteConvNet, InfiniteMLP
+from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels
 from .pools import Fresh, NoModel
@@ -33,7 +35,8 @@ def condense_components() -> list[type[Component]]:
         *(SGD, Adam, Cosine, Drops),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
-        *(Sum, KernelRidge, KernelOrthogonal, CentredError),
+        *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
+        *(InfiniteWidth, Ridge, Krr, Solved, LearnedLabels),
         *(Fresh, NoModel, Trained),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
         *(NoAugment, Then, OnValidation),
