@@ -308,7 +308,7 @@ class Rule(Component):
         """New parameters and new state; nothing is changed in place, and all of it is differentiable."""
 
     def move(
-        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> dict[str, Tensor]:
         """One `update` in place, up to rounding: the new state, which may be the old one overwritten."""
         with torch.no_grad():
@@ -325,6 +325,10 @@ class Schedule(Component):
 
     @abstractmethod
     def value(self, progress: float) -> float: ...
+
+    def rate(self, progress: float, data: Sampler, at: int) -> float | Tensor:
+        """The step size of training step `at` on `data`: the value, unless that is for the data to say."""
+        return self.value(progress)
 
     def restarts(self, before: float, now: float) -> bool:
         """Does the rule's state start afresh between these two points? (vico re-creates its optimiser.)"""

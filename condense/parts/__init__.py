@@ -20,8 +20,8 @@ from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels
 from .pools import Fresh, NoModel
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
-from .rules import SGD, Adam
-from .schedules import Cosine, Drops
+from .rules import LAMB, SGD, Adam
+from .schedules import Cosine, Drops, Learned, Linear
 from .selections import OnValidation
 from .sums import Sum
 
@@ -30,7 +30,7 @@ from .sums import Sum
 def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
-        *(SGD, Adam, Cosine, Drops),
+        *(SGD, Adam, LAMB, Cosine, Drops, Linear, Learned),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
