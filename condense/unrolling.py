@@ -1,7 +1,7 @@
-"""Training that is differentiated: the loop of `fit`, with a graph through its steps.
+"""Training that is differentiated: the loop of `fit`, recorded through its steps.
 
 What comes out is differentiable in whatever the data draws (examples, soft labels, learned step sizes) and in the
-parameters that it starts from. Memory grows with the steps that a graph is kept of; `segment` bounds these: a training
+parameters that it starts from. Memory grows with the steps that are recorded; `segment` bounds these: a training
 in pieces keeps the state between two pieces only, and computes each piece again when its gradient is asked for.
 """
 
@@ -40,7 +40,7 @@ def unroll(
 
     params: what to start from (None: the module's own values); differentiable, too, where they require a gradient and
     `graph_from` is 0. The steps before `graph_from` are those of a plain training, and give no gradient: with a window
-    at the end this is truncated back-propagation. segment: keep the graph of at most so many steps at a time; the
+    at the end this is truncated back-propagation. segment: record at most so many steps at a time; the
     gradients are the same, for one more forward and inner backward pass of each step. Schedules refer to all `steps`.
     The module's own parameters, buffers and gradients stay as they are. Equal keys give the batches and warps of
     `fit.begin(module, rng)`.
@@ -129,7 +129,7 @@ class Piece:
 
 
 def in_one_node(piece: Piece, params: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-    """The steps of a piece as one node of the graph, that keeps its inputs and no step.
+    """The steps of a piece as one node for autograd, that keeps its inputs and no step.
 
     Its inputs are the parameters, the rule's state, the tensors of the set, and the step sizes that the set brings.
     """
@@ -178,7 +178,7 @@ class Given:
 
 
 class Node(torch.autograd.Function):
-    """run(tensors, live) -> tensors: computed without a graph, and with one when the gradient is asked for."""
+    """run(tensors, live) -> tensors: computed unrecorded, and recorded when the gradient is asked for."""
 
     @staticmethod
     def forward(ctx: Any, run: Callable[[Sequence[Tensor], bool], list[Tensor]], *tensors: Tensor) -> Any:
