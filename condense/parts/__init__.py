@@ -17,7 +17,7 @@ from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .labels import Hard
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
-from .parameterizations import Pixels
+from .parameterizations import Pixels, WithRate
 from .pools import Fresh, NoModel
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
 from .rules import LAMB, SGD, Adam
@@ -35,6 +35,6 @@ def condense_components() -> list[type[Component]]:
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
         *(Fresh, NoModel, Trained),
-        *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
+        *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
     ]
