@@ -287,6 +287,9 @@ class Pool(HandedTheSource):
 
     axis: ClassVar[str] = "pool"
 
+    def admit(self, run: Run) -> None:
+        """Refuse, before anything is written, networks that are stored and do not fit this run."""
+
     @abstractmethod
     def learners(self, run: Run, syn: Synthetic) -> Learners:
         """Start lending. Nothing is trained after a learner's last turn."""
@@ -502,6 +505,14 @@ class Asset(HandedTheSource):
     """An expensive thing made once: addressed by content, resumable by itself, named in checkpoints by digest."""
 
     axis: ClassVar[str] = "asset"
+
+    def address(self, run: Run) -> dict[str, Any]:
+        """What of its settings, and of the run, it is found again by, besides source, preprocessing and versions."""
+        return {"asset": self.dump(), "seed": run.plan.seed}
+
+    def made(self, folder: Path) -> bool:
+        """Does `folder` hold all of it? What is there and lacks units is handed to `make` again."""
+        return folder.is_dir()
 
     @abstractmethod
     def make(self, run: Run, folder: Path) -> None:

@@ -172,6 +172,15 @@ class Run:
             part.load_state_dict(tree[key])
         return steps if "stopped" in self.notes else index
 
+    def pause_between(self, what: str, again: str) -> None:
+        """Between two parts of something that is kept part by part: raises `Paused` where a pause is due.
+
+        what: how far it is, in words. again: how to go on, in a sentence.
+        """
+        if pause := self._pause():
+            kind = Interrupted if self.interrupted.is_set() else Paused
+            raise kind("run", what, pause, again)
+
     def _pause(self) -> str | None:
         if self.interrupted.is_set():
             return "was interrupted and has saved its state"

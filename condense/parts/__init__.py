@@ -13,6 +13,7 @@ from .assets import Trained
 from .augment import NoAugment, Then
 from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
+from .experts import Experts, Trajectories
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .labels import Hard
@@ -24,6 +25,7 @@ from .rules import LAMB, SGD, Adam
 from .schedules import Cosine, Drops, Learned, Linear
 from .selections import OnValidation
 from .sums import Sum
+from .trajectory import Trajectory
 
 
 @hookimpl
@@ -34,7 +36,7 @@ def condense_components() -> list[type[Component]]:
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
-        *(Fresh, NoModel, Trained),
+        *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
     ]
