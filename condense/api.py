@@ -20,7 +20,7 @@ from .errors import BadValue, InUse, shown
 from .evaluate import held_out
 from .given import as_data
 from .isolation import blaming, check_net, tolerant
-from .machine import machine, peak_memory
+from .machine import fresh_peak, machine, peak_memory
 from .memory import check_memory, cost
 from .planning import as_net, default_device, plan, with_net
 from .plugins import run_manager, versions
@@ -163,6 +163,7 @@ def _untouched(folder: Path) -> bool:
 def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits) -> Run:
     """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed."""
     recipe, device = settled.recipe, torch.device(default_device(settled.execution.device))
+    fresh_peak(device)
     splits = settled.data.open(device)
     splits.train.admit(recipe)
     transform = recipe.preprocess.fit(splits.train, splits.facts).to(device)

@@ -267,7 +267,7 @@ def _tell(speaker: Speaker, artifact: Artifact) -> None:
     if artifact.report:
         _tell_report(speaker, Report.model_validate(artifact.report))
     speaker.say(f"artifact  {artifact.path}")
-    if stopped := artifact.provenance["notes"].get("stopped"):
+    if stopped := artifact.provenance.get("notes", {}).get("stopped"):
         speaker.say(f"stopped   after {stopped['after']:,} steps: {stopped['reason']}", "yellow")
     if "privacy" in artifact.provenance:
         speaker.say(f"privacy   {artifact.provenance['privacy']['sentence']}")
@@ -328,9 +328,7 @@ def evaluate(
 
 def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dict[str, Any], **how: Any) -> None:
     from .api import load
-    from .component import named
-    from .planning import overridden
-    from .protocol import Protocol
+    from .planning import judge_for, overridden
 
     if path.is_file() or (path.is_dir() and not (path / "manifest.json").exists() and not (path / ".run").is_dir()):
         problem = "is no artifact; a set that somebody else made is judged on the test split of a data set"
@@ -338,7 +336,7 @@ def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dic
     artifact = load(path)
     rules = artifact.plan.protocol
     if judges.protocol is not None and (rules is None or judges.protocol != rules.name):
-        rules = named(Protocol, judges.protocol)  # type: ignore[type-abstract]
+        rules = judge_for(judges.protocol, artifact.plan.data)
     changes = {key.removeprefix("protocol."): value for key, value in settings.items()}
     changes = {**judges.changes(artifact.plan), **changes}
     rules = overridden(rules, changes) if rules and changes else rules

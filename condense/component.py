@@ -222,7 +222,10 @@ def bad_value(error: ValidationError, where: str) -> BadValue:
         problem = str(context["error"])
     elif first["type"] == "missing":
         problem, value = "is required", None
-    remedy = context.get("remedy") or REMEDY
+    own = context.get("error")
+    if isinstance(own, BadValue):  # of a validator that knows better than we do
+        problem, value = own.problem, own.value
+    remedy = own.remedy if isinstance(own, BadValue) else context.get("remedy") or REMEDY
     more = len({place for place, _ in found} - {place for place, _ in rivals})
     path = ".".join(str(part) for part in (where, *place) if part != "")
     return BadValue(path, value, problem, remedy + (f" ({more} more at fault.)" if more else ""))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .running import Run
 
 Class = int | Literal["each"] | None
+VALIDATE = "Give the data a validation part (`val_mask` in arrays of your own; else --set data.validation=...)"
 
 
 class Sampler(ABC):
@@ -312,6 +313,11 @@ class Data(Component):
     def published_as(self) -> str:
         """What published rows call it: its name, and where many sets share that, what comes after it."""
         return self.name
+
+    @property
+    def metric(self) -> str | None:
+        """The metric by which the set is judged where a protocol names none (a benchmark's own); None: accuracy."""
+        return None
 
 
 def check_examples(x: Tensor, y: Tensor, classes: Sequence[str], where: str) -> None:

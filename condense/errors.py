@@ -30,6 +30,8 @@ class BadValue(CondenseError, ValueError):
 class Exhausted(BadValue):
     """A source that answers no more. A run that meets it after its first step ends there, with the set that it has."""
 
+    exit_code = 10
+
 
 class BadData(CondenseError, ValueError):
     """Data that is missing, malformed, or too small for what was asked."""

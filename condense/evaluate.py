@@ -26,7 +26,7 @@ from . import execution, files
 from .axes import Net, Transform
 from .checkpoint import private_folder
 from .component import digest
-from .data import Sampler, Source, Splits, TensorSampler, feed
+from .data import VALIDATE, Sampler, Source, Splits, TensorSampler, feed
 from .errors import BadData, BadValue
 from .fit import Crowd, Fit, Loop
 from .keeping import Best, interval
@@ -181,12 +181,11 @@ def held_out(splits: Splits, protocol: Protocol) -> Source:
     """
     if protocol.keep == "best" and splits.validation is None:
         problem = "chooses weights on a validation split, which this data set does not have"
-        remedy = "Give the data a validation split (a share, or a mask: val_mask), or judge the last weights: "
-        remedy += "--set protocol.keep=last."
+        remedy = f"{VALIDATE}, or judge the last weights: --set protocol.keep=last."
         raise BadValue("protocol.keep", protocol.keep, problem, remedy)
     found = splits.test if protocol.split == "test" else splits.validation
     if found is None:
-        remedy = "Give the data a `validation` share, or judge on test."
+        remedy = f"{VALIDATE}, or judge on test: --set protocol.split=test."
         raise BadValue("protocol.split", protocol.split, "is a split that this data set does not have", remedy)
     return found
 

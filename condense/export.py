@@ -35,13 +35,17 @@ def export(artifact: Artifact, to: str | Path, format: Format | None = None) -> 
     npz, safetensors: what the form of the set calls its arrays (`Form.to_arrays`), or `images` (N, C, H, W) float32 and
     `labels`; exactly as networks are trained on them. With them `classes`, `scale`, and `mean` and `std` where the
     preprocessing has them; in a safetensors file as JSON under `condense` in its metadata.
-    All are read back by `foreign.open_foreign`. Raises `InUse` where `to` holds something already, `NoRoom` or
-    `BadValue` where it cannot be written.
+    Only images are written as a folder. All are read back by `foreign.open_foreign`. Raises `InUse` where `to` holds
+    something already, `NoRoom` or `BadValue` where it cannot be written.
     """
     target = Path(to)
     format = format or by_ending(target)
     if format not in ("folder", "npz", "safetensors"):
         raise BadValue("format", format, "is not known", "Use folder, npz or safetensors.")
+    form = artifact.task.form
+    if format == "folder" and form.arrays:
+        problem = f"would be a folder of images, and this set holds {form.noun}"
+        raise BadValue("to", str(target), problem, "Name a file that ends in .npz or .safetensors.")
     if target.is_symlink() or target.is_file() or (target.is_dir() and (format != "folder" or any(target.iterdir()))):
         raise InUse(str(target), "something already there", "is not empty", "Remove it first, or choose another name.")
     with files.writing(target):
@@ -138,8 +142,6 @@ def to_uint8(artifact: Artifact, sampler: TensorSampler) -> Any:
     with torch.no_grad():
         x = artifact.transform.decode(_packed(sampler)).clamp(0, 1)
     if x.dim() != 4 or x.shape[1] not in MODES:
-        noun = sampler.task.form.noun
-        problem = f"a folder is made of PNG files, which {noun} of this shape cannot be"
-        raise BadValue("format", tuple(x.shape), problem, "Export to a name that ends in .npz or .safetensors.")
+        raise BadValue("format", tuple(x.shape), "no PNG has this shape", "Export to .npz instead.")
     pixels = x.mul(255).round().to(torch.uint8).cpu().numpy()
     return pixels[:, 0] if x.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)

@@ -46,7 +46,7 @@ def report_page(artifact: Artifact, report: Report, drawings: Sequence[Picture] 
     return document(
         f"{artifact.plan.method} on {artifact.plan.data.label}",
         resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
-        hero(artifact, first),
+        hero(artifact, first, report.caveats()),
         drawn(artifact, drawings) if drawings else pictures(artifact, by_class(artifact)),
         curves(read_log(artifact.path), first),
         accuracies(artifact, rows),
@@ -58,8 +58,8 @@ def report_page(artifact: Artifact, report: Report, drawings: Sequence[Picture] 
 # -- what is seen first ---------------------------------------------------------------------------------------------
 
 
-def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
-    """What was done, in one line; what it gives, in one sentence; the accuracies as bars."""
+def hero(artifact: Artifact, rows: Sequence[Row], caveats: Sequence[str] = ()) -> Html:
+    """What was done, in one line; what it gives, in one sentence, and what it promises; the accuracies as bars."""
     plan, count = artifact.plan, len(artifact.sampler())
     real, noun = real_examples(artifact), artifact.task.form.noun
     title = f"{count:,} {noun} instead of {real:,}" if real else f"{count:,} {noun}"
@@ -72,9 +72,17 @@ def hero(artifact: Artifact, rows: Sequence[Row]) -> Html:
         tag("p", *(tag("span", word) for word in words), class_="chips"),
         tag("h1", title),
         tag("p", *(verdict(rows) if rows else ["Not judged yet."]), class_="lead"),
+        *(tag("p", tag("b", "Private: "), text) for text in promises(artifact)),
+        *(tag("p", text, class_="doubt") for text in caveats),
         *(tag("p", tag("b", "Doubtful: "), text, class_="doubt") for text in doubts),
     )
     return tag("header", left, bars(rows) if rows else None, class_="hero")
+
+
+def promises(artifact: Artifact) -> list[str]:
+    """What a private set says of its privacy, in a sentence, and what whoever set its budget was warned of."""
+    said = artifact.provenance.get("privacy")
+    return [said["sentence"], *said.get("advice", ())] if said else []
 
 
 def sized(artifact: Artifact) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def flags() -> set[str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device where it is a GPU, else the largest resident size of this process."""
+    """Bytes: of the device where it is a GPU, else the largest resident size of this process; since `fresh_peak`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -50,6 +51,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def fresh_peak(device: torch.device) -> None:
-    """Start measuring the peak anew, where that can be done (a GPU)."""
-    if device.type == "cuda":
+    """Start measuring the peak anew, where that can be done: on a GPU that is in use, and on Linux."""
+    if device.type != "cuda":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak resident size becomes the current one
+    elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .axes import Net
+from .axes import Metric, Net
 from .component import checked, member, named
 from .data import Data
 from .errors import BadValue, listed
@@ -43,10 +43,11 @@ def plan(
     method: a recipe's name, or a `Recipe`; a name is looked up among the methods for the form of the data. data: a name
     (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors (x, y). per_class, total, ratio: the size, one of
     these, or none for the method's own; ratio: a share `of` the items to learn from ("train"), or of "all". net: a
-    `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. options: arguments
-    of the recipe's function. settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and
-    `execution.`. What is asked for wins over published settings. published: False leaves out the settings that were
-    published for this data set, so that the method's defaults for any set remain; it is judged by the same rules.
+    `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. protocol: None
+    for the method's own; for a `Recipe`, that of the data's form. options: arguments of the recipe's function.
+    settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and `execution.`. What is asked for
+    wins over published settings. published: False leaves out the settings that were published for this data set, so
+    that the method's defaults for any set remain; it is judged by the same rules.
     Raises `BadValue` naming the field, its value and the remedy.
     """
     size = asked_size(per_class, total, ratio, of)
@@ -56,14 +57,14 @@ def plan(
     changes = by_part(settings or {})
     where = with_leaves(as_data(data), changes["data"])
     if isinstance(method, Recipe):
-        name, recipe, row, rules = "custom", method, Row(), usual_judge(where.form)
+        name, recipe, row, rules = "custom", method, Row(), registry().protocol(where.form)
     else:
         name, found = method, method_for(method, where)
         size = settled_size(name, found, where.published_as, size)
         row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
-    judged = checked(lambda: member(Protocol, protocol or rules), "protocol")
+    judged = judge_for(protocol or rules, where)
     if protocol in (None, rules):
         judged = overridden(judged, row.judging)
     network = None if net is None else as_net(net)
@@ -79,12 +80,6 @@ def plan(
         recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
     computing = execution_of(default_device(device), changes["execution"])
     return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computing)
-
-
-def usual_judge(form: str) -> str:
-    """The protocol for a recipe that is no published method: that of the baseline `random` for data of this form."""
-    known = registry().recipes(form)
-    return known["random"][0].protocol if "random" in known else "vico"
 
 
 def by_part(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -154,6 +149,14 @@ def leaf(tree: Any, path: str) -> Any:
         else:
             tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree
+
+
+def judge_for(value: Any, where: Data) -> Protocol:
+    """The protocol, from its name or settings too; where it names no metrics, it scores by that of the data."""
+    judged = checked(lambda: member(Protocol, value), "protocol")
+    if where.metric is None or "metrics" in judged.model_fields_set:
+        return judged
+    return judged.with_(metrics=(named(Metric, where.metric),))
 
 
 def as_net(value: Any) -> Net:

@@ -110,6 +110,11 @@ class Registry:
         part, _ = self.parts.get(Form.axis, {}).get(form, (None, None))
         return getattr(part, "noun", form)
 
+    def protocol(self, form: str) -> str:
+        """The name of the protocol by which sets of a form are judged where nothing names one."""
+        part, _ = self.parts.get(Form.axis, {}).get(form, (None, None))
+        return getattr(part, "protocol", Form.protocol)
+
     def recipe(self, name: str, form: str | None = None) -> Published:
         known = self.recipes(form)
         if name not in known:

@@ -22,7 +22,8 @@ class Protocol(Component):
     """Networks trained from scratch on the set, then tested once each. Every number carries its protocol.
 
     nets: architectures, each judged by itself (cross-architecture: a list of several). repeats: networks of each.
-    metrics: the first number of the first is the headline. split: what they are tested on; "validation" to select.
+    metrics: the first number of the first is the headline; where none are named, a plan takes the data's own
+    (`Data.metric`). split: what they are tested on; "validation" to select.
     record: points of the accuracy curve, the end among them. None: up to 10, as many as cost at most a quarter of the
     training; the end alone where weights are chosen. Nothing is selected by the curve.
     keep: which weights of a network the headline is of: the last, or the best: those with the highest headline metric

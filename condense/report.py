@@ -96,6 +96,10 @@ class Report(BaseModel):
     rows: tuple[Row, ...] = ()
     uncovered: bool = False
 
+    def caveats(self) -> list[str]:
+        """What whoever reads the numbers should know of all of them."""
+        return ["These numbers were read of confidential data: no epsilon covers them."] if self.uncovered else []
+
     def dump(self) -> dict[str, Any]:
         """Plain JSON data: `Report.model_validate` reads it back, equal."""
         return self.model_dump(mode="json")

@@ -51,6 +51,7 @@ class Form(Component):
     independent: ClassVar[bool] = True  # may one example be taken without its neighbours?
     stacked: ClassVar[bool] = True  # is each packed tensor (N, ...), a row for every example? (not where sizes differ)
     noun: ClassVar[str] = "examples"  # what several of them are called in tables and sentences
+    protocol: ClassVar[str] = "vico"  # the protocol, by name, of sets for which neither a method nor anybody names one
     arrays: ClassVar[tuple[str, ...]] = ()  # names in a file of such a set; (): one array, as condense.export says
 
     @property

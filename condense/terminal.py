@@ -165,12 +165,15 @@ def percent(row: Row) -> str:
 
 
 def doubts(report: Report) -> list[str]:
-    return [f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()]
+    return report.caveats() + [
+        f"Doubtful: {called(row)}, {row.net}: {text}" for row in report.rows for text in row.warnings.values()
+    ]
 
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:
     """What `--json` prints of an artifact: where it lies, what it is, what it gives."""
-    settled = artifact.plan
+    settled, facts = artifact.plan, artifact.provenance
+    stopped = facts.get("notes", {}).get("stopped")
     return {
         "artifact": str(artifact.path),
         "report": page_of(artifact.path),
@@ -181,8 +184,10 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "steps": settled.recipe.outer.steps,
         "seed": settled.seed,
         "plan": settled.digest(),
-        "seconds": artifact.provenance.get("seconds"),
+        "seconds": facts.get("seconds"),
         "stored": artifact.stored,
+        **({"stopped": stopped} if stopped else {}),
+        **({"privacy": facts["privacy"]} if "privacy" in facts else {}),
         "rows": rows_object((artifact.report or {}).get("rows", [])),
     }
 

@@ -33,8 +33,8 @@ def of_nodes(view: NodeView, y: Tensor) -> dict[str, Tensor]:
 def to_nodes(arrays: Mapping[str, Tensor], where: str) -> tuple[NodeView, Tensor]:
     """The nodes of train_mask (all, where there is none) within their graph, and their labels.
 
-    Self-loops are left out (networks add their own), repeated edges merged, and missing reverses added, each with a
-    warning. Raises `BadData` where something is missing or cannot be.
+    Self-loops are left out (networks add their own), repeated edges merged and reverses added, with a warning each.
+    Raises `BadData` where something is missing or cannot be.
     """
     graph = _graph(arrays, where)
     y, mask = _needed(arrays, "y", where), arrays.get("train_mask")
@@ -57,7 +57,7 @@ def of_graphs(graphs: GraphSet, y: Tensor) -> dict[str, Tensor]:
 
 
 def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tensor]:
-    """The inverse of `of_graphs`. Raises `BadData` where something is missing or cannot be."""
+    """The inverse of `of_graphs`; edges as in `to_nodes`. Raises `BadData` where something is missing or cannot be."""
     graph, y = _graph(arrays, where), _needed(arrays, "y", where)
     owner = _needed(arrays, "graph", where)
     owner = owner if owner.is_floating_point() else owner.long()
@@ -69,6 +69,7 @@ def to_graphs(arrays: Mapping[str, Tensor], where: str) -> tuple[GraphSet, Tenso
 
 
 def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
+    """Edges are made as they are in data of one's own: undirected, each once, with a warning for what is changed."""
     from .sources.checks import check_edges, check_features
     from .sources.cleaning import cleaned
 
@@ -79,10 +80,7 @@ def _graph(arrays: Mapping[str, Tensor], where: str) -> Graph:
     check_edges(edges, weights, len(x), f"{where} edge_index")
     if edges.numel() == 0:
         return Graph(x.float())
-    weights = None if weights is None else weights.float()
-    clean, kept = cleaned(edges, weights, len(x), where)
-    proper = clean.shape[1] == edges.shape[1]  # then all stays as it is written, its order too
-    return Graph(x.float(), edges, weights) if proper else Graph(x.float(), clean, kept)
+    return Graph(x.float(), *cleaned(edges, None if weights is None else weights.float(), len(x), where))
 
 
 def _needed(arrays: Mapping[str, Tensor], name: str, where: str) -> Tensor:

@@ -334,6 +334,7 @@ class Graphs(Form):
     """x is a `GraphSet`: each example is a whole graph, which needs no other."""
 
     noun: ClassVar[str] = "graphs"
+    protocol: ClassVar[str] = "graphs"
     arrays: ClassVar[tuple[str, ...]] = ("x", "edge_index", "edge_weight", "graph", "y")
     stacked: ClassVar[bool] = False
 

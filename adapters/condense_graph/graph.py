@@ -195,6 +195,7 @@ class Nodes(Form):
 
     independent: ClassVar[bool] = False
     noun: ClassVar[str] = "nodes"
+    protocol: ClassVar[str] = "graph"
     arrays: ClassVar[tuple[str, ...]] = ("x", "edge_index", "edge_weight", "y", "train_mask")
 
     def pack(self, x: NodeView) -> dict[str, Tensor]:

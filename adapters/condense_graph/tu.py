@@ -43,10 +43,11 @@ class TUSet(GraphData):
     """Abstract: graphs of the TU collection, 80/10/10 by `seed` (see `tenths`).
 
     Features are the node labels, one-hot. attributes: with the continuous attributes in front of them, where there are
-    any; without, as PyG does unless asked (the code of DosCond and KIDD asks, which among their sets matters for
-    PROTEINS alone; it also scales rows, which changes nothing for one-hot features). Nodes that have neither get their
-    degree, one number, as in the code of DosCond. Edges are undirected, without loops and doubles; their labels are
-    not read.
+    any; without, as PyG does unless asked (`use_node_attr`; the code of DosCond and KIDD asks, which among their sets
+    matters for PROTEINS alone; it also scales rows, which changes nothing for one-hot features). A set that has
+    attributes and no labels (Synthie, FRANKENSTEIN) is read with these either way: there PyG, unasked, gives no
+    features. Nodes that have neither get their degree, one number, as in the code of DosCond. Edges are undirected,
+    without loops and doubles; their labels are not read.
     """
 
     attributes: bool = False
@@ -189,9 +190,9 @@ def whole(path: Path) -> Tensor:
 
 
 def features(paths: dict[str, Path], name: str, edges: Tensor, n: int, attributes: bool) -> Tensor:
-    """(n, D) float32: attributes if they are asked for, one-hot labels column by column; else degrees."""
+    """(n, D) float32: attributes if they are asked for or stand alone, one-hot labels by column; else degrees."""
     columns: list[Tensor] = []
-    if attributes and "node_attributes" in paths:
+    if "node_attributes" in paths and (attributes or "node_labels" not in paths):
         columns.append(torch.from_numpy(table(paths["node_attributes"], np.float32)))
     if "node_labels" in paths:
         columns += one_hot(whole(paths["node_labels"]))

@@ -96,6 +96,9 @@ def dp_sgd(
     parts = {"data": data, "net": net, "rule": move, "lr": rates}
     settings = {**numbers, **{name: part.dump() for name, part in parts.items()}}
     found = Yardstick(settings=settings, machine=machine(torch.device(device)), versions=dict(versions()))
+    first, _ = opened(data, net, device)
+    first.account.measures = steps
+    first.foresee(Gradient(), net.make(first.task, Rng(seed), device), [Ask(None, batch)], lambda n: "batch")
     if folder is not None:
         found = gone_on(folder, found)
     for i in range(len(found.networks), networks):

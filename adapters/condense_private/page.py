@@ -22,6 +22,9 @@ probability of any outcome differs by a factor of at most exp(epsilon), up to de
 ```bash
 condense-private run dc --data fashion-mnist --epsilon 8 --delta 1e-5     # noise calibrated for the run's measures
 condense-private run dm --data fashion-mnist --epsilon 8 --set init=noise # starts from noise instead of real images
+condense-private run doscond --data mutag --epsilon 8 --set data.size=18 --set init=noise \\
+    --set preprocess.scale=none --set objective.objectives.0.pairing.n=15  # whole graphs
+condense-private privacy DIR                                              # what an artifact says of it
 condense-private calibrate --epsilon 1,8 --delta 1e-5 --rate 0.0427 --steps 1000,10000
 ```
 
@@ -38,6 +41,13 @@ part of one sum only: the sensitivity of a measure is the clipping length, whate
   the same digest, gets the same noise, and is not billed twice. The artifact's `provenance.json` carries the sums:
   unit, neighbours, rates, noise multipliers, draws, delta, epsilon by RDP and by PRV, accountant and version, and
   everything that was not noised.
+- **A rehearsal** comes before: the run's first step up to its first measure, of which nothing is computed. What cannot
+  work is refused before anything is written: a rate above 1, noise out of reach, a budget that does not allow a single
+  measure. A budget that cannot be meant is warned of, and the artifact keeps the warning (`advice`): delta above 1/N,
+  and a set so small that noise drowns what all of its records together could say.
+- **A budget that is used up** ends the run: what has been released stays valid, and the artifact is made of it. Noise
+  that is given (`--noise-multiplier`) with an epsilon ends so; calibrated noise does only where a resumed run computed
+  other bits than the one that was killed, whose requests are new ones and are billed.
 - **The noise** comes from a key of 256 bits that the operating system gave, by a counter-based generator (Philox).
   No bit of it depends on `--seed`. The key lies in `DIR/.run`, mode 600, because a resume needs it; it is never
   exported, and is deleted when the run is complete. `data.noise_seed` replaces it for debugging, and the artifact
@@ -51,7 +61,8 @@ part of one sum only: the sensitivity of a measure is the clipping length, whate
   (wall time and memory), what you tell others about runs that you did not release, and choosing among several runs
   by how well they did: every run that anybody looks at has spent its own epsilon.
 - **Nodes of one graph** are refused: a node reaches its neighbours' rows, so no record can be clipped alone without
-  a proved bound on degrees. Sets of whole graphs are accepted.
+  a proved bound on degrees. Sets of whole graphs are accepted; how large a synthetic one is must be said
+  (`data.size`), since the mean size of the private ones is a statistic of them.
 
 `condense-private audit` tries to break this: it puts canaries into made-up data, measures them through the same door,
 and turns how well it guesses which of them were there into a lower bound on epsilon, beside the claim

@@ -9,25 +9,20 @@ part of one sum only, so the sensitivity of all sums together is C, and the call
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, final
 
 import numpy as np
-import pluggy
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from condense import hookspecs
 from condense.axes import Net, Statistic, Transform
-from condense.data import Ask, Class, Data, Source, Splits, feed
-from condense.engine import condense
-from condense.errors import BadData, BadValue, Exhausted
+from condense.data import Ask, Class, Data, Source, Splits
+from condense.errors import BadData, BadValue
 from condense.given import Given
 from condense.recipe import Recipe
 from condense.rng import Rng
@@ -36,8 +31,10 @@ from condense.task import Batch, Task
 
 from . import accounting
 from . import noise as keyed
-from .ledger import LEDGER, Entry, Ledger
+from .account import Account
+from .ledger import Entry
 from .refusals import check_rows, measures, refuse_batch_norm, refuse_reads
+from .sampling import Sampling, digest_of, setting_of
 
 HALF = 0.5  # the public mean and deviation that images in [0, 1] are scaled by, in place of their own
 BOUND = 0.1  # length that rows are clipped to where neither the user nor the statistic says (PSG, arXiv:2211.04446)
@@ -80,6 +77,22 @@ class Private(Data):
     size: int | None = Field(default=None, ge=1)
     noise_seed: int | None = None
 
+    @field_validator("epsilon", "noise_multiplier", "clip", mode="before")
+    @classmethod
+    def _positive(cls, value: Any, info: ValidationInfo) -> Any:
+        return None if value is None else accounting.positive(str(info.field_name), value)
+
+    @field_validator("delta", mode="before")
+    @classmethod
+    def _probability(cls, value: Any) -> float:
+        return accounting.probability(value)
+
+    @field_validator("accountant", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        accounting.known(value)
+        return value
+
     @property
     def label(self) -> str:
         return f"{self.data.label}-private"
@@ -87,6 +100,10 @@ class Private(Data):
     @property
     def published_as(self) -> str:
         return self.data.published_as
+
+    @property
+    def metric(self) -> str | None:
+        return self.data.metric
 
     def open(self, device: torch.device | str = "cpu") -> Splits:
         if self.epsilon is None and self.noise_multiplier is None:
@@ -123,84 +140,6 @@ class Private(Data):
             remedy = "Say how large a synthetic one shall be, by what everybody knows: --set data.size=20"
             raise BadValue("data.size", None, problem, f"{remedy} (or in `data`, from Python).")
         return (self.size, *task.shape[1:])
-
-
-class Account:
-    """What a private source and its encoded forms share: the budget, the ledger, and where noise comes from."""
-
-    def __init__(self, terms: Private) -> None:
-        self.terms = terms
-        self.measures = 0  # asked of the recipe: how many its run will take
-        self.taken = 0  # measures of this run so far: the number of the next request
-        self.sigma: dict[float, float] = {}  # by q
-        self.ledger: Ledger | None = None
-        self.noise = keyed.fresh() if terms.noise_seed is None else keyed.by_seed(terms.noise_seed)
-        self.starts = 0  # measures that the set starts from: without all of them there is none
-        self.released: set[str] = set()  # requests answered by this process
-        self.advice: list[str] = []  # what whoever set the budget should know
-        self.spent = accounting.Spent()
-
-    def begin(self, folder: Path | None, records: int, fingerprint: str) -> None:
-        """Open the ledger in the private folder `folder` (None: in memory), or go on with the one there."""
-        if folder is not None and self.terms.noise_seed is None:
-            self.noise = keyed.kept(folder)
-        secret = self.noise.stream(fingerprint.encode(), "data").bytes(16).hex()
-        terms = {"records": records, "delta": self.terms.delta, "data": secret}
-        self.ledger = Ledger(None if folder is None else folder / LEDGER, terms)
-        self.spent = accounting.Spent(self.ledger.releases())
-
-    def multiplier(self, q: float) -> float:
-        """The noise multiplier for measures at rate q."""
-        if self.terms.noise_multiplier is not None:
-            return self.terms.noise_multiplier
-        if q not in self.sigma:
-            if self.terms.epsilon is None:
-                raise AssertionError("the plan was validated")
-            asked = (self.terms.epsilon, self.terms.delta, q, max(1, self.measures), self.terms.accountant)
-            self.sigma[q] = accounting.noise_multiplier(*asked)
-        return self.sigma[q]
-
-    def bill(self, entry: Entry) -> None:
-        """Put the release down before it is made. Raises `BadValue` where the budget does not allow it."""
-        if self.ledger is None:
-            raise AssertionError("a source is begun before it is measured")
-        if entry.request not in self.ledger.requests:
-            release = accounting.Release(entry.sigma, entry.q)
-            if not self.affords(release):
-                problem = f"{self.terms.epsilon:g} is used up after {len(self.ledger.entries):,} measures"
-                remedy = "What has been released stays valid. Take fewer steps, or give a larger epsilon or more noise."
-                raise Exhausted("epsilon", self.terms.epsilon, problem, remedy)
-            self.ledger.bill(entry)
-            self.spent.add(release)
-        self.released.add(entry.request)
-        self.taken += 1
-
-    def affords(self, release: accounting.Release) -> bool:
-        """Does the budget allow one more? Calibrated noise does, as often as it was calibrated for.
-
-        What RDP calibrated, and noise that was given, is held against the running total; noise that another accountant
-        calibrated, for which RDP says too much, is counted, and all of it must be of one kind.
-        """
-        terms, entries = self.terms, self.ledger.entries if self.ledger else []
-        if terms.epsilon is None:
-            return True
-        if terms.noise_multiplier is None and terms.accountant != "rdp":
-            alike = all((entry.sigma, entry.q) == (release.sigma, release.q) for entry in entries)
-            return alike and len(entries) < max(1, self.measures)
-        return self.spent.after(release).epsilon(terms.delta) <= terms.epsilon
-
-    def check_start(self, release: accounting.Release) -> None:
-        """Refuse given noise that does not keep epsilon for the releases that a run cannot do without."""
-        least = replace(release, count=max(1, self.starts))
-        if self.terms.epsilon is not None and self.terms.noise_multiplier is not None:
-            after = accounting.Spent([least]).epsilon(self.terms.delta)
-            if after > self.terms.epsilon:
-                what = f"the {least.count} measures that the set starts from" if least.count > 1 else "a single measure"
-                problem = (
-                    f"does not allow {what}: noise of {least.sigma:g} at rate {least.q:.3g} gives epsilon {after:.3g}"
-                )
-                remedy = "Leave data.noise_multiplier out, so that it is calibrated, or give a larger one."
-                raise BadValue("data.epsilon", self.terms.epsilon, problem, remedy)
 
 
 class PrivateSource(Source):
@@ -252,14 +191,18 @@ class PrivateSource(Source):
         Warns of budgets that cannot be meant. Raises `BadValue` where it asks for more than there is, where the noise
         for the budget is out of reach, and what `measure` refuses.
         """
-        stage = Rehearsal(run.plan, replace(run.splits, train=_Asked(self)), run.transform, silent())
-        try:
-            condense(stage)
-        except _Question as question:
-            self._foresee(question.statistic, question.model, question.asks, run.recipe)
+        from .rehearsal import first_question
 
-    def _foresee(self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], recipe: Recipe) -> None:
-        plan = Sampling.of(asks, self, recipe)
+        self._look()
+        question = first_question(run, self)
+        if question is not None:
+            self.foresee(question.statistic, question.model, question.asks, lambda n: setting_of(run.recipe, n))
+
+    def foresee(
+        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], setting: Callable[[int], str]
+    ) -> None:
+        """What `rehearse` says of a run whose measures are all of this kind. setting: the name of that which is n."""
+        plan = Sampling.of(asks, self, setting)
         self._try(statistic, model)
         account, terms = self.account, self.account.terms
         bound, count = self._bound(statistic), max(1, account.measures)
@@ -298,8 +241,14 @@ class PrivateSource(Source):
     # -- a run's ledger ------------------------------------------------------------------------------------------------
 
     def begin(self, folder: Path | None) -> None:
-        finite(self.inner)
+        self._look()
         self.account.begin(folder, len(self), str(self.inner.provenance().get("fingerprint", "")))
+
+    def _look(self) -> None:
+        """Once: are all records finite?"""
+        if not self.account.looked:
+            finite(self.inner)
+            self.account.looked = True
 
     def finish(self, folder: Path | None) -> None:
         if folder is not None:
@@ -381,157 +330,6 @@ class PrivateSource(Source):
             self.tried.add(key)
 
 
-@dataclass
-class Sampling:
-    """How one Poisson sample serves all asks: the rate of each record, and the constant that each sum is divided by."""
-
-    asks: tuple[Ask, ...]
-    source: PrivateSource
-    divisors: list[float] = field(default_factory=list)
-    rates: dict[int | None, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, asks: Sequence[Ask], source: PrivateSource, recipe: Recipe | None = None) -> Sampling:
-        """Joint sampling at rate sum(n) / N; where class sizes are public, each class at n over its own size.
-
-        recipe: in which the setting to change is looked up. Raises `BadValue` where two asks share records, a warp
-        mixes them, or more is asked than there is.
-        """
-        plan, classes, total = cls(tuple(asks), source), [ask.cls for ask in asks], len(source)
-        if not asks or len(set(classes)) < len(classes) or (None in classes and len(classes) > 1):
-            problem = "share records: a record may be part of one sum only"
-            raise BadValue("objective.pairing", classes, problem, "Ask once for each class, or once for all.")
-        if any(warp.mixes for ask in asks for warp in ask.warps):
-            raise BadValue("augment", "mixing", "mixes records with each other", "Use --set augment=none or dsa.")
-        if source.account.terms.public_counts and None not in classes:
-            counts = source.counts()
-            sizes = {c: counts[c] for c in classes if c is not None}
-            plan.rates = {
-                c: 1.0 if ask.n is None else ask.n / max(1, sizes[c]) for c, ask in zip(sizes, asks, strict=True)
-            }
-            plan.divisors = [float(ask.n or max(1, sizes[c])) for c, ask in zip(sizes, asks, strict=True)]
-        else:
-            share = total / (1 if None in classes else source.task.groups)
-            every = any(ask.n is None for ask in asks)
-            rate = 1.0 if every else sum(ask.n or 0 for ask in asks) / total
-            plan.rates = dict.fromkeys(classes, rate)
-            plan.divisors = [float(share if every else ask.n or 0) for ask in asks]
-        if plan.q > 1:
-            raise plan.too_many(recipe)
-        return plan
-
-    def too_many(self, recipe: Recipe | None) -> BadValue:
-        """What to say where a rate is above 1."""
-        asked, total = max(ask.n or 0 for ask in self.asks), len(self.source)
-        field = PAIRED if recipe is None else setting_of(recipe, asked)
-        if len(set(self.rates.values())) > 1 or self.source.account.terms.public_counts:
-            most = min(self.source.counts()[cls] for cls in self.rates if cls is not None)
-            problem = f"asks for {asked:,} records of each class in one sample, and the smallest class has {most:,}"
-        elif len(self.asks) > 1:
-            most = total // len(self.asks)
-            problem = (
-                f"asks for {asked:,} records of each of {len(self.asks)} classes in one sample, and there are "
-                f"{total:,} in all"
-            )
-        else:
-            most, problem = total, f"asks for {asked:,} records in one sample, and there are {total:,}"
-        fewer = max(1, most // 5)
-        remedy = f"Take at most {most:,}; far fewer need less noise: --set {field}={fewer}."
-        return BadValue(field, asked, problem, remedy)
-
-    @property
-    def q(self) -> float:
-        """The largest rate at which a record is sampled."""
-        return max(self.rates.values())
-
-    def sample(self, source: Source, stream: np.random.Generator) -> tuple[Batch, Tensor]:
-        """The records that are in, and for each the number of its ask (-1: none)."""
-        draws = torch.as_tensor(stream.random(len(source)), device=source.device)
-        classes = source.groups
-        of = torch.full((source.task.groups,), -1, dtype=torch.int64)
-        rates = torch.zeros(source.task.groups, dtype=torch.float64)
-        for i, ask in enumerate(self.asks):
-            which = slice(None) if ask.cls is None else ask.cls
-            of[which], rates[which] = i, self.rates[ask.cls]
-        inside = (draws < rates.to(source.device)[classes]).nonzero().flatten()
-        return source.take(inside), of.to(source.device)[classes[inside]]
-
-
-PAIRED = "objective.pairing.n"  # where recipes mostly say how many real examples they ask for
-
-
-def setting_of(recipe: Recipe, n: int) -> str:
-    """The path of the setting by which a recipe asks for n real examples."""
-    found = [path for path, value in leaves(recipe.dump()) if value == n and path.rpartition(".")[2] in ("n", "group")]
-    return next((path for path in found if not path.startswith("budget")), PAIRED)
-
-
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested JSON data with their dotted paths."""
-    if isinstance(tree, Mapping | list):
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from leaves(value, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, tree
-
-
-# -- rehearsals -------------------------------------------------------------------------------------------------------
-
-
-class _Question(Exception):
-    """The first measure of a run."""
-
-    def __init__(self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask]) -> None:
-        super().__init__("the first measure")
-        self.statistic, self.model, self.asks = statistic, model, tuple(asks)
-
-
-class _Asked(PrivateSource):
-    """A private source that is only asked: the first measure ends the rehearsal."""
-
-    def __init__(self, real: PrivateSource) -> None:
-        super().__init__(real.inner, real.account)
-
-    def measure(
-        self, statistic: Statistic, model: nn.Module, asks: Sequence[Ask], rng: Rng
-    ) -> Iterator[Mapping[str, Tensor]]:
-        raise _Question(statistic, model, asks)
-
-
-class Rehearsal(Run):
-    """A run of one step that stores nothing, and that no hook hears of."""
-
-    def loop(self, name: str, steps: int, **state: Any) -> Iterator[int]:
-        yield from range(min(steps, 1))
-
-
-def silent() -> pluggy.PluginManager:
-    """Hooks that nobody has taken."""
-    hooks = pluggy.PluginManager("condense")
-    hooks.add_hookspecs(hookspecs)
-    return hooks
-
-
-# -- what is released -------------------------------------------------------------------------------------------------
-
-
-def digest_of(number: int, facts: Mapping[str, Any], asks: Sequence[Ask], model: nn.Module) -> bytes:
-    """SHA-256 of a request: its number in the run, what is asked and how, and every weight of the network.
-
-    The one place of a private step that waits for the device.
-    """
-    h = hashlib.sha256(json.dumps([number, facts, [[ask.cls, ask.n] for ask in asks]], sort_keys=True).encode())
-    for ask in asks:
-        for warp in ask.warps:
-            for name, value in sorted(warp.state().items()):
-                h.update(name.encode())
-                feed(h, (value,))
-    for name, value in sorted(model.state_dict().items()):
-        h.update(name.encode())
-        feed(h, (value,))
-    return h.digest()
-
-
 def finite(source: Source) -> None:
     """Refuse records that hold NaN or infinity before any is sampled: a release that is not finite tells of them."""
     for batch in source.sweep(4096):
@@ -540,4 +338,4 @@ def finite(source: Source) -> None:
                 raise BadData("data", name, "holds a record with NaN or infinity", "Drop or repair it.")
 
 
-__all__ = ["Account", "Private", "PrivateSource", "Sampling"]
+__all__ = ["Private", "PrivateSource"]

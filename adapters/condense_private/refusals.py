@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from condense import execution
 from condense.axes import Net, Statistic
 from condense.component import Component
-from condense.errors import BadValue
+from condense.errors import BadValue, NotBuilt
 from condense.recipe import Recipe
 from condense.task import Batch, Task
 
@@ -30,9 +30,10 @@ LEAKS = {
     "budget": ("divides the set by the sizes of the private classes", "Ask for as many of each class: --per-class."),
     "preprocess": (
         "is fitted on private examples",
-        "Use constants: normalise for images, preprocess.scale=none for graphs.",
+        "Use constants: --set preprocess=normalise for images, --set preprocess.scale=none for graphs.",
     ),
 }
+UNKNOWN = ("does not say what it reads of the data", "Let it define `reads`.")
 
 
 def leaks(recipe: Recipe) -> list[Component]:
@@ -41,10 +42,12 @@ def leaks(recipe: Recipe) -> list[Component]:
 
 
 def refuse_reads(recipe: Recipe) -> None:
-    """Refuse a recipe of which a part reads more than measures. Raises `BadValue` naming the leak and the remedy."""
-    for part in leaks(recipe):
-        why, remedy = LEAKS.get(part.axis, ("does not say what it reads of the data", "Let it define `reads`."))
-        raise BadValue(part.axis, part.name, f"cannot be used on private data: it {why}", remedy)
+    """Refuse a recipe of which a part reads more than measures. Raises `BadValue` naming every leak and its remedy."""
+    found = [(part, *LEAKS.get(part.axis, UNKNOWN)) for part in leaks(recipe)]
+    if found:
+        (part, why, remedy), *others = found
+        more = [f"Nor can {other.axis}={other.name}: it {its}. {use}" for other, its, use in others]
+        raise BadValue(part.axis, part.name, f"cannot be used on private data: it {why}", " ".join([remedy, *more]))
     if not measures(recipe):
         problem = "takes no measure of the private data, and reads none of it: nothing would be learned"
         raise BadValue("recipe", "no measure", problem, "Use a method that measures; docs/privacy.md lists them.")
@@ -77,12 +80,24 @@ def check_rows(statistic: Statistic, model: nn.Module, task: Task, device: torch
     """
     batch = public_records(task, device)
     with execution.using(execution.EAGER):
-        rows = statistic.rows(model, batch, task)
+        rows = rows_of(statistic, model, batch, task)
         for i in range(TRIED):
             one = Batch(task.form.take(batch.x, slice(i, i + 1)), batch.y[i : i + 1])
-            _same(statistic, {key: value[i : i + 1] for key, value in rows.items()}, statistic.rows(model, one, task))
+            alone = rows_of(statistic, model, one, task)
+            _same(statistic, {key: value[i : i + 1] for key, value in rows.items()}, alone)
         mean = statistic.mean(model, batch, task, live=False)
         _same(statistic, {key: value.mean(0) for key, value in rows.items()}, mean)
+
+
+def rows_of(statistic: Statistic, model: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
+    """The rows of a statistic; raises `NotBuilt` where it has none."""
+    try:
+        return statistic.rows(model, batch, task)
+    except NotBuilt:
+        raise
+    except NotImplementedError as error:
+        problem = "says nothing of each example alone (it has no `rows`), so that no example can be clipped"
+        raise NotBuilt("objective.statistic", statistic.name, problem, "Use gradient or mean-feature.") from error
 
 
 def public_records(task: Task, device: torch.device) -> Batch:

@@ -9,7 +9,7 @@ from condense.task import Task
 from . import accounting
 
 if TYPE_CHECKING:
-    from .private import Account
+    from .account import Account
 
 SIZES = "is made of a given size (data.size), not of the private ones'"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from condense.axes import Net, Selection
-from condense.data import Splits
+from condense.data import VALIDATE, Splits
 from condense.errors import BadData
 from condense.evaluate import answers
 from condense.fit import Fit
@@ -32,7 +32,7 @@ class OnValidation(Selection):
 
     def admit(self, splits: Splits) -> None:
         if splits.validation is None:
-            remedy = "Give the data one, or release the last set: --set selection=null --set protocol.keep=last."
+            remedy = f"{VALIDATE}, or release the last set: --set selection=null --set protocol.keep=last."
             raise BadData("data", None, "has no validation split, by which a set could be selected", remedy)
 
     def score(self, run: Run, syn: Synthetic) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch_geometric import utils as pyg_utils
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv
 from typer.testing import CliRunner
@@ -168,6 +170,53 @@ def test_a_graph_that_somebody_else_made_is_judged(artifact, tmp_path):
     assert (row["kind"], row["images"], row["protocol"]) == ("condensed", 9, "graph")
 
 
+def said_of(arrays, read=Nodes):
+    """What is read of a graph that somebody else made, and what is said of it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x, _ = read().from_arrays(arrays, "theirs")
+    return x.graph, [str(warning.message) for warning in caught]
+
+
+def test_directed_and_repeated_edges_of_others_are_mended_and_said_to_be():
+    x, y = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
+    edges = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 3, 3, 3]])
+    graph, said = said_of({"x": x, "y": y, "edge_index": edges})
+    assert graph.edges.T.tolist() == [[1, 0], [0, 1], [2, 1], [1, 2], [3, 2], [2, 3]]
+    assert said == [
+        "theirs: 1 self-loops are left out: networks add their own.",
+        "theirs: 1 repeated edges are merged.",
+        "theirs: 2 edges have no reverse, which is added: networks take undirected graphs.",
+    ]
+    expected = pyg_utils.to_undirected(pyg_utils.remove_self_loops(edges)[0], num_nodes=4)
+    assert {tuple(pair) for pair in graph.edges.T.tolist()} == {tuple(pair) for pair in expected.T.tolist()}
+    owner = torch.zeros(4, dtype=torch.int64)
+    again, said_again = said_of({"x": x, "y": y[:1], "edge_index": edges, "graph": owner}, Graphs)
+    assert again.edges.equal(graph.edges)
+    assert said_again == said
+
+
+def test_uneven_weights_of_others_are_mended_and_said_to_be():
+    x, y = torch.randn(3, 2), torch.tensor([0, 1, 0])
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    even = {"x": x, "y": y, "edge_index": edges, "edge_weight": torch.tensor([0.5, 0.5, 0.25, 0.25])}
+    assert said_of(even)[1] == []
+    graph, said = said_of({**even, "edge_weight": torch.tensor([0.5, 0.75, 0.25, 0.25])})
+    assert graph.edges.T.tolist() == [[1, 0], [0, 1], [2, 1], [1, 2]]
+    assert graph.weights.tolist() == [0.75, 0.75, 0.25, 0.25]
+    assert said == ["theirs: 1 edges weigh less than their reverse or repetition, whose weight they are given."]
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_of_our_own_graphs_nothing_is_changed_or_said(artifact, tmp_path, ending):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = opened(export(artifact, tmp_path / f"graph{ending}"), artifact)
+    own = artifact.sampler().x.graph
+    for ours, theirs in zip(own.listed(), again.x.graph.listed(), strict=True):
+        assert ours.equal(theirs)
+
+
 BAD = {
     "no scale": ({"scale": None}, "--normalised"),
     "no labels": ({"y": None}, "no array y"),
@@ -210,8 +259,12 @@ def test_files_that_are_none_are_refused(artifact, tmp_path):
 def test_no_pickle_is_written_and_no_picture_of_nodes(artifact, tmp_path):
     with pytest.raises(BadValue, match=r"pickle.*Use \.npz or \.safetensors"):
         export(artifact, tmp_path / "graph.pt")
-    with pytest.raises(BadValue, match=r"PNG files, which nodes of this shape cannot be.*npz or \.safetensors"):
-        export(artifact, tmp_path / "folder")
+    for to in ("folder", "graph.foo"):
+        with pytest.raises(BadValue, match=r"this set holds nodes .*ends in \.npz or \.safetensors") as error:
+            export(artifact, tmp_path / to)
+        assert "PNG" not in str(error.value)
+    with pytest.raises(BadValue, match="this set holds nodes"):
+        export(artifact, tmp_path / "graph.npz", "folder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,8 +272,8 @@ def test_no_pickle_is_written_and_no_picture_of_nodes(artifact, tmp_path):
 
 
 def test_some_nodes_of_a_graph_keep_it_whole():
-    edges, weights = torch.tensor([[0, 3, 4, 1], [3, 0, 1, 4]]), torch.tensor([0.5, 0.5, 2.0, 2.0])
-    graph = Graph(torch.randn(5, 2), edges, weights)
+    edges = torch.tensor([[3, 4, 0, 1], [0, 1, 3, 4]])
+    graph = Graph(torch.randn(5, 2), edges, torch.tensor([0.5, 2.0, 0.5, 2.0]))
     view, y = NodeView(graph, torch.tensor([3, 1])), torch.tensor([1, 0])
     arrays = Nodes().to_arrays(view, y)
     assert arrays["y"].tolist() == [-1, 0, -1, 1, -1]
@@ -230,21 +283,6 @@ def test_some_nodes_of_a_graph_keep_it_whole():
     assert again.graph.digest() == graph.digest()
     soft = Nodes().to_arrays(view, torch.tensor([[0.2, 0.8], [0.6, 0.4]]))["y"]
     assert soft.sum(dim=1).tolist() == [0, 1, 0, 1, 0]
-
-
-@pytest.mark.parametrize(
-    ("listed", "said"),
-    [
-        ([[0, 1], [1, 2]], "2 edges have no reverse"),
-        ([[0, 1, 0, 1, 2], [1, 0, 1, 2, 1]], "1 repeated edges"),
-        ([[0, 1, 1, 2, 2], [1, 0, 2, 1, 2]], "1 self-loops"),
-    ],
-)
-def test_edges_that_others_wrote_otherwise_are_mended_with_a_word(listed, said):
-    arrays = {"x": torch.randn(3, 2), "y": torch.tensor([0, 1, 0]), "edge_index": torch.tensor(listed)}
-    with pytest.warns(RuntimeWarning, match=said):
-        view, _ = Nodes().from_arrays(arrays, "here")
-    assert sorted(map(tuple, view.graph.listed()[0].T.tolist())) == [(0, 1), (1, 0), (1, 2), (2, 1)]
 
 
 @pytest.mark.parametrize("dense", [False, True])

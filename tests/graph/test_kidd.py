@@ -267,7 +267,7 @@ def test_published_settings_fit_the_recipe(method):
     assert {row.data for row in found} == {
         *("ogbg-molbace", "ogbg-molbbbp", "ogbg-molhiv", "dd", "proteins", "nci1", "tu:NCI109"),
     }
-    for row in (row for row in found if row.settings):
+    for row in found:
         recipe = method(per_class=row.per_class or 10)
         for path, value in row.settings.items():
             recipe = recipe.set(path, None if value == "null" else value)

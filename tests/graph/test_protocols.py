@@ -9,13 +9,14 @@ import torch
 from torch.nn import functional as F
 
 import condense
-from condense import baselines
+from condense import baselines, plan
 from condense.axes import Net
 from condense.component import named
 from condense.data import TensorSampler
 from condense.errors import BadValue
 from condense.evaluate import Candidate, evaluate, network_key
 from condense.parts.rules import Adam
+from condense.plugins import registry
 from condense.protocol import Protocol
 from condense.rng import Rng, seeded
 from condense_graph.graph import Graph, NodeView
@@ -225,14 +226,58 @@ def test_the_whole_graph_is_judged_by_the_same_rules(block, tmp_path, monkeypatc
     assert baselines.full_data_is_made(run, judge)
 
 
-@pytest.mark.parametrize(("data", "judge"), [("karate", "graph"), ("mutag", "graphs"), ("digits", "vico")])
-def test_a_recipe_of_ones_own_is_judged_as_its_data_are(data, judge):
-    bare = condense.plan("random", data=data).recipe
-    assert condense.plan(bare, data=data).protocol.name == judge
+# -- the metric of the data -----------------------------------------------------------------------------------------
+
+METHODS = ("random", "herding", "k-center", "doscond", "kidd", "kidd-lr")
 
 
-@pytest.mark.parametrize("per_class", [1, 7])
-@pytest.mark.parametrize("method", ["kidd", "kidd-lr", "doscond", "random"])
-def test_molecules_are_judged_by_roc_auc_at_any_size(method, per_class):
-    settled = condense.plan(method, data="ogbg-molbace", per_class=per_class)
-    assert [metric.name for metric in settled.protocol.metrics] == ["roc-auc"]
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("data", ["ogbg-molbace", "ogbg-molbbbp", "ogbg-molhiv"])
+def test_molecules_are_judged_by_roc_auc_at_any_budget_and_by_any_judge(name, data):
+    for size in (1, 2, 10, 37):
+        assert metrics(plan(name, data=data, per_class=size)) == ["roc-auc"]
+    assert metrics(plan(name, data=data, per_class=2, published=False)) == ["roc-auc"]
+    for judge in ("graphs", "graphs-gin", OnGraphs(epochs=3), {"name": "graphs", "epochs": 3}):
+        assert metrics(plan(name, data=data, per_class=2, protocol=judge)) == ["roc-auc"]
+
+
+def test_metrics_that_are_named_win_over_those_of_the_data():
+    asked = {"name": "graphs", "metrics": ["accuracy"]}
+    assert metrics(plan("kidd", data="ogbg-molbace", per_class=2, protocol=asked)) == ["accuracy"]
+    wanted = {"protocol.metrics": ["accuracy", "roc-auc"]}
+    assert metrics(plan("kidd", data="ogbg-molbace", per_class=2, settings=wanted)) == ["accuracy", "roc-auc"]
+    assert metrics(plan("kidd", data="mutag", per_class=2)) == ["accuracy"]
+
+
+def test_data_around_molecules_is_judged_as_they_are():
+    data = {"name": "private", "data": "ogbg-molbace", "epsilon": 8}
+    assert metrics(plan("doscond", data=data, per_class=2)) == ["roc-auc"]
+
+
+def metrics(settled):
+    return [metric.name for metric in settled.protocol.metrics]
+
+
+# -- a recipe that is handed over -----------------------------------------------------------------------------------
+
+FORMS = [
+    ("nodes", "gcond-x", "karate", "graph"),
+    ("graphs", "kidd", "mutag", "graphs"),
+    ("tensors", "dm", "digits", "vico"),
+]
+
+
+@pytest.mark.parametrize(("form", "name", "data", "judge"), FORMS)
+def test_a_recipe_is_judged_as_its_form_is(form, name, data, judge):
+    recipe = registry().recipe(name, form=form)(**({"total": 4} if form == "nodes" else {"per_class": 1}))
+    assert plan(recipe, data=data).protocol == named(Protocol, judge)
+    assert plan(recipe, data=data, settings={"protocol.repeats": 2}).protocol.repeats == 2
+    assert plan(recipe, data=data, protocol="vico-dsa").protocol.name == "vico-dsa"
+
+
+def test_a_recipe_that_is_handed_over_is_made_and_judged_on_nodes(tmp_path):
+    recipe = registry().recipe("random", form="nodes")(total=4)
+    settings = {"protocol.repeats": 1, "protocol.steps": 5}
+    made = condense.run(recipe, data="karate", settings=settings, out=tmp_path / "made")
+    (row,) = condense.judge(made, random=False, full=False).report["rows"]
+    assert row["protocol"] == "graph"

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch_geometric.data import Data as PygData
 from torch_geometric.data import HeteroData
 
+from condense.api import open_run, plan
 from condense.errors import BadData, BadValue, CondenseError
 from condense.given import Given, as_data
+from condense.running import Limits
 from condense_graph.sources import GivenGraph, Pyg
 from condense_graph.sources.base import make_splits
 from condense_graph.sources.own_arrays import labelled
@@ -95,14 +97,18 @@ def test_class_names_come_from_the_settings_or_the_file():
 
 def test_weights_are_kept_and_weights_of_one_are_none():
     weights = np.linspace(0.5, 2, 10, dtype=np.float32)
-    read = labelled(arrays(edge_weight=weights), "here")
+    uneven = "here: 5 edges weigh less than their reverse or repetition, whose weight they are given."
+    with pytest.warns(RuntimeWarning, match=uneven):
+        read = labelled(arrays(edge_weight=weights), "here")
     matrix = np.zeros((6, 6), np.float32)
     source, target = arrays()["edge_index"]
     np.maximum.at(matrix, (target, source), weights)
     matrix = np.maximum(matrix, matrix.T)
     np.testing.assert_array_equal(read.graph.weights, matrix[read.graph.edges[1], read.graph.edges[0]])
     assert labelled(arrays(edge_weight=np.ones(10)), "here").graph.weights is None
-    assert labelled(arrays(edge_attr=weights[:, None]), "here").graph.weights.tolist() == read.graph.weights.tolist()
+    with pytest.warns(RuntimeWarning, match=uneven):
+        again = labelled(arrays(edge_attr=weights[:, None]), "here")
+    assert again.graph.weights.equal(read.graph.weights)
 
 
 def test_features_are_scaled_by_rows_where_they_look_like_counts():
@@ -155,7 +161,8 @@ BAD = [
     ({"y": np.array([0.0, 1, 1, 0, 0, 1])}, "one whole number for each node"),
     ({"y": np.eye(6, 2)}, "one whole number for each node"),
     ({"y": np.array([0, -1, 1, 0, 0, 1])}, "labels of the train split must lie in 0..1"),
-    ({"y": np.full(6, -1)}, "label no node"),
+    ({"y": np.full(6, -1)}, "label none of the 2 training nodes"),
+    ({"y": np.array([-1, -1, 1, 0, 0, 1])}, "label none of the 2 training nodes"),
     ({"y": np.array([1, 1, 0, 0, 0, 1])}, "holds no example of 1 of its 2 classes"),
     ({"edge_index": np.array([[0, 6], [1, 0]])}, "name nodes outside 0..5"),
     ({"edge_index": np.array([[0, -1], [1, 0]])}, "name nodes outside 0..5"),
@@ -262,3 +269,21 @@ def test_a_live_graph_is_not_changed_by_what_is_done_to_it_later():
     before = data.open().train.fingerprint
     graph.x += 1
     assert data.open().train.fingerprint == before
+
+
+# -- without a validation mask --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["random", "gcond"])
+def test_one_refusal_says_all_that_is_to_be_done_without_a_validation_mask(tmp_path, name):
+    path = written(tmp_path, ".npz", arrays(val_mask=None))
+    with pytest.raises(CondenseError, match="validation split") as error:
+        opened(name, path)
+    assert "`val_mask`" in error.value.remedy
+    said = dict(re.findall(r"--set (protocol.keep|selection)=(\w+)", error.value.remedy))
+    opened(name, path, settings={key: None if value == "null" else value for key, value in said.items()})
+    opened(name, written(tmp_path, ".npz", arrays()))
+
+
+def opened(name, path, **asked):
+    open_run(plan(name, data=f"pyg:{path}", total=2, **asked), None, (), Limits())

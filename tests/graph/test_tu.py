@@ -54,6 +54,9 @@ def test_attributes_stand_in_front_and_degrees_where_there_is_nothing(tiny):
     graphs, _, _ = read_graphs(tiny(), "TINY", attributes=True)
     assert graphs.x.shape == (6, 7)
     assert graphs.x[5, :2].tolist() == [-3, 3]
+    for asked in (True, False):
+        graphs, _, _ = read_graphs(tiny(without=("node_labels",)), "TINY", attributes=asked)
+        assert graphs.x.tolist() == [[0.5, 1], [0, 2], [0, 0], [1, 1], [2, 2], [-3, 3]], "they are all there is"
     graphs, _, _ = read_graphs(tiny(without=("node_labels", "node_attributes")), "TINY", attributes=True)
     assert graphs.x.flatten().tolist() == [1, 2, 1, 0, 1, 1]
 

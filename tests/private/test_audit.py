@@ -17,12 +17,14 @@ from condense.errors import BadValue
 from condense.task import Batch
 from condense_private import audit as audits
 from condense_private import dp_dm, noise
+from condense_private.account import Account
 from condense_private.accounting import gaussian_epsilon
 from condense_private.audit import Canaries, Plain, Terms, audit, cases, claimed, highest, lower_bound
 from condense_private.cli import main
 from condense_private.noisy_means import Example, NoisyMeans
 from condense_private.page import recipes, verdict
-from condense_private.private import Account, PrivateSource, Sampling
+from condense_private.private import PrivateSource
+from condense_private.sampling import Sampling
 
 SHORT = Terms(draws=10_000, measures=4, noise_multiplier=2.0, delta=1e-3, noise_seed=1)
 FULL = Terms(noise_seed=1)

@@ -25,11 +25,12 @@ from condense.running import Limits, Paused
 from condense.task import Batch
 from condense.testing import Still, ToyNet, check_statistic, toy_run, toy_splits, toys
 from condense_private import accounting
+from condense_private.account import Account
 from condense_private.dp_dm import ClippedFeature
 from condense_private.dp_merf import RandomFourier, Released
 from condense_private.dp_sgd import dp_sgd, train
 from condense_private.noisy_means import Example, NoisyMeans
-from condense_private.private import Account, Private, PrivateSource
+from condense_private.private import Private, PrivateSource
 from condense_private.psg import LOOPS, loops
 from condense_private.psg_prior import Deconvolved
 

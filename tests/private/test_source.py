@@ -23,8 +23,12 @@ from condense.parts.matching import Gradient, MeanFeature
 from condense.rng import Rng
 from condense.testing import Still, ToyNet, toy_splits
 from condense_private import noise
+from condense_private.account import Account
+from condense_private.dp_dm import ClippedFeature
 from condense_private.ledger import Entry, Ledger
-from condense_private.private import Account, Private, PrivateSource, Sampling, finite
+from condense_private.noisy_means import Example
+from condense_private.private import Private, PrivateSource, finite
+from condense_private.sampling import Sampling
 
 SMALL = {"pool.net.width": 4, "pool.net.depth": 1, "objective.pairing.n": 20, "pool.inner.epochs": 1}
 
@@ -207,8 +211,13 @@ def test_noise_has_the_deviation_that_is_billed_and_no_mean():
     assert len(made.account.ledger.entries) == 400
 
 
-def test_a_record_moves_a_release_by_no_more_than_the_bound():
-    """The same noise twice: with and without one record, which may be 1,000 times as long as the others."""
+@pytest.mark.parametrize(
+    "statistic",
+    [Gradient(), MeanFeature(), *(ClippedFeature(bound=0.5, labelled=by) for by in (False, True)), Example(bound=0.5)],
+    ids=["gradient", "mean-feature", "clipped-feature", "labelled", "example"],
+)
+def test_a_record_moves_a_release_by_no_more_than_the_bound(statistic):
+    """The same noise twice: with and without one record, which is 1,000 times as long as the others."""
     train, worst = toy_splits().train, 0.0
     for i in range(20):
         x = train.x.clone()
@@ -217,11 +226,11 @@ def test_a_record_moves_a_release_by_no_more_than_the_bound():
         sums = []
         for inner in parts:
             made = source(inner, clip=0.5, noise_multiplier=1e-12)
-            answers = released(made, [Ask(c, None) for c in range(3)], Gradient())
+            answers = released(made, [Ask(c, None) for c in range(3)], statistic)
             sums.append([torch.cat([v.flatten() for v in a.values()]) * len(inner) / 3 for a in answers])
         gap = torch.cat([a - b for a, b in zip(*sums, strict=True)]).norm()
         worst = max(worst, float(gap) / 0.5)
-    print(f"largest change of a release, in units of its bound: {worst:.7f}")
+    print(f"largest change of a release of {statistic.name}, in units of its bound: {worst:.7f}")
     assert 0.99 < worst <= 1 + 1e-5
 
 
@@ -375,11 +384,11 @@ def test_a_run_bills_as_often_as_it_measures_and_its_artifact_says_so(tmp_path):
 
 @pytest.mark.usefixtures("rdp_only")
 def test_a_budget_that_is_used_up_stops_the_run_and_what_is_released_stays(tmp_path):
-    wrapped = terms(noise_seed=None, noise_multiplier=2.0, epsilon=4.0)
+    wrapped = terms(noise_seed=None, noise_multiplier=2.0, epsilon=2.0)
     artifact = condense.run("dc", data=wrapped, per_class=1, steps=400, settings=SMALL, out=tmp_path / "run")
     said = artifact.provenance["privacy"]
     assert 0 < said["draws"] < 400
-    assert said["epsilon"]["rdp"] <= 4.0
+    assert said["epsilon"]["rdp"] <= 2.0
     assert "epsilon" in artifact.provenance["notes"]["stopped"]["reason"]
 
 
@@ -394,8 +403,12 @@ def test_a_judge_keeps_what_it_finds_out_of_the_artifact(tmp_path):
     assert {path.name for path in folder.iterdir()} == before
     assert condense.load(folder).report is None
     assert json.loads((folder / ".run" / "report.json").read_text()) == judged.report
+    assert "no epsilon covers them" not in (folder / ".run" / "report.html").read_text()
     condense.judge(artifact, protocol=rules, publish=True)
     assert condense.load(folder).report["uncovered"] is True
+    page = (folder / "report.html").read_text()
+    assert "no epsilon covers them" in page
+    assert artifact.provenance["privacy"]["sentence"] in page
 
 
 def test_test_examples_are_not_in_the_source():

@@ -77,9 +77,10 @@ def check_labels(y: Tensor, splits: dict[str, Tensor], classes: tuple[str, ...],
         problem = "labels must be one whole number for each node, (N,) int64"
         remedy = "Squeeze (N, 1) labels; turn floats into integers; several labels a node are not supported."
         raise BadData(f"{where} labels", (tuple(y.shape), str(y.dtype)), problem, remedy)
-    if not classes:
-        remedy = "Give each node that is to be learned from its class, 0, 1, ... (-1: not labelled)."
-        raise BadData(f"{where} labels", "all below 0", "label no node", remedy)
+    known = y[splits["train"]]
+    if bool((known < 0).all()):
+        problem = f"label none of the {len(known)} training nodes: all of theirs are below 0"
+        raise BadData(f"{where} labels", int(known.max()), problem, "Give each node its class, numbered from 0.")
     for name, nodes in splits.items():
         if len(nodes) and not 0 <= int(y[nodes].min()) <= int(y[nodes].max()) < len(classes):
             bad = nodes[(y[nodes] < 0) | (y[nodes] >= len(classes))][0]

@@ -30,7 +30,7 @@ def undirected_weighted(edges: Tensor, weights: Tensor | None, n: int) -> tuple[
 
 
 def cleaned(edges: Tensor, weights: Tensor | None, n: int, where: str) -> tuple[Tensor, Tensor | None]:
-    """`undirected_weighted`, with one warning for each kind of edge that changes: loops, repeated, one-way."""
+    """`undirected_weighted`, with one warning for each kind of edge that changes: loops, repeated, one-way, uneven."""
     loops = int((edges[0] == edges[1]).sum())
     proper = edges[:, edges[0] != edges[1]]
     found, largest = undirected_weighted(edges, weights, n)
@@ -42,6 +42,11 @@ def cleaned(edges: Tensor, weights: Tensor | None, n: int, where: str) -> tuple[
         _warn(f"{where}: {repeated} repeated edges are merged{'' if weights is None else ', the largest weight kept'}.")
     if added:
         _warn(f"{where}: {added} edges have no reverse, which is added: networks take undirected graphs.")
+    if weights is not None and largest is not None:
+        place = torch.searchsorted(found[0] + n * found[1], proper[0] + n * proper[1])  # in this order they are found
+        raised = int((largest[place] > weights[edges[0] != edges[1]] * (1 + 1e-5)).sum())
+        if raised:
+            _warn(f"{where}: {raised} edges weigh less than their reverse or repetition, whose weight they are given.")
     return found, largest
 
 

@@ -37,6 +37,10 @@ class EdgeFree(Data):
     def label(self) -> str:
         return f"{self.name}-{self.data.label}"
 
+    @property
+    def metric(self) -> str | None:
+        return self.data.metric
+
     def open(self, device: torch.device | str = "cpu") -> Splits:
         splits = self.data.open(device)
         return Splits(without_edges(splits.train), splits.test, splits.validation, splits.facts)
