@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from condense_private.sampling import Sampling
 SHORT = Terms(draws=10_000, measures=4, noise_multiplier=2.0, delta=1e-3, noise_seed=1)
 FULL = Terms(noise_seed=1)
 SAMPLED = Terms(measures=2, noise_multiplier=1.0, rate=0.25, noise_seed=1)
-ALONE = Terms(canaries=1, measures=1, noise_multiplier=1.5, noise_seed=1)
+ALONE = Terms(canaries=1, measures=1, noise_multiplier=1.0, delta=1e-3, noise_seed=1)
 SEEDS = range(5)
 
 
@@ -398,10 +399,9 @@ def test_in_full_noise_for_a_bound_of_one_is_caught(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gradient", "example"])
-def test_in_full_one_canary_in_a_run_says_the_same(name):
-    """Guesses that are independent of each other whatever the code does; one release each."""
-    found = audit(name, 0, ALONE)
+def test_in_full_one_canary_in_a_run_says_the_same():
+    """Guesses that are independent of each other whatever the code does: 125,000 runs of one release."""
+    found = audit("mean-feature", 0, ALONE)
     print(said(found))
     assert found.lower < min(found.claimed.values())
 
@@ -410,6 +410,6 @@ def test_in_full_one_canary_in_a_run_says_the_same(name):
 @pytest.mark.parametrize("name", ["mean-feature", "example"])
 def test_in_full_a_mean_that_a_record_turns_round_is_caught_by_one_canary(name, monkeypatch):
     the_mean_is_clipped_and_not_noised_for_a_mean(monkeypatch)
-    found = audit(name, 0, ALONE)
+    found = audit(name, 0, replace(ALONE, draws=20_000))
     print(f"the_mean_is_clipped_and_not_noised_for_a_mean: {said(found)}")
     assert found.lower > max(found.claimed.values())
