@@ -72,6 +72,8 @@ class WithRate(Parameterization):
 
 
 class _Rated(Wrapped):
+    bad: Tensor
+
     def __init__(self, how: WithRate, inner: Synthetic) -> None:
         super().__init__(inner)
         self.pace = nn.Parameter(torch.tensor(how.start))

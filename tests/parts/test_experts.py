@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from condense.parts.rules import SGD
 from condense.parts.schedules import Cosine, Linear
 from condense.rng import Rng
 from condense.running import Paused
+from condense.snapshots import Reader, Writer
 from condense.testing import Raw, ToyNet, toy_recipe, toy_run, toy_splits, toys
 
 FIT = Fit(rule=SGD(momentum=0.9), lr=Cosine(start=0.05), epochs=3, batch=16)
@@ -206,6 +208,29 @@ def test_experts_that_explode_are_said_by_number(run):
 def test_a_fit_counted_in_steps_is_refused():
     with pytest.raises(ValueError, match="give their fit `epochs`"):
         Trajectories(net=ToyNet(), fit=Fit(rule=SGD(), steps=3))
+
+
+def anonymous():
+    """Bytes of this process that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says how much memory is no file's")
+def test_a_buffer_is_never_whole_in_memory(tmp_path):
+    """40 snapshots of 4 MiB, written one by one and read in any order: never more than a few of them at once."""
+    weights = {"w": torch.zeros(2**20)}
+    writer, before = Writer(tmp_path / "expert-0000.safetensors", weights, 40, "float32"), anonymous()
+    sums = []
+    for i in range(40):
+        weights["w"].fill_(i)
+        sums.append(writer.put(i, weights))
+        assert anonymous() - before < 40 * 2**20
+    writer.finish()
+    reader = Reader(tmp_path / "expert-0000.safetensors", sums)
+    for i in (7, *range(40)):
+        assert reader.get(i, weights)["w"][-1] == i
+        assert anonymous() - before < 40 * 2**20
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
