@@ -170,6 +170,7 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
     splits = splits.map(lambda source: source.encoded(transform))
     started = Run(settled, splits, transform, tolerant(run_manager(observers)), folder, limits)
     check_recipe(recipe, started.task)
+    recipe.pool.admit(started)
     if recipe.selection is not None:
         recipe.selection.admit(splits)
     for net in networks(settled):

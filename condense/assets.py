@@ -27,19 +27,25 @@ class Assets:
         """Load the asset, after making it where the cache has none. An interrupted making is taken up."""
         self.used[self.key(asset)] = asset.name
         folder = self.folder(asset)
-        if not folder.is_dir():
-            making = folder.with_suffix(".making")
-            making.mkdir(parents=True, exist_ok=True)
-            asset.make(self.run, making)
-            try:
-                os.rename(making, folder)
-            except OSError:  # another process was first; its asset is the same
-                shutil.rmtree(making, ignore_errors=True)
+        if not asset.made(folder):
+            self._make(asset, folder)
         return asset.load(folder, self.run)
+
+    def _make(self, asset: Asset, folder: Path) -> None:
+        if folder.is_dir():  # it holds some of its units
+            asset.make(self.run, folder)
+            return
+        making = folder.with_suffix(".making")
+        making.mkdir(parents=True, exist_ok=True)
+        asset.make(self.run, making)
+        try:
+            os.rename(making, folder)
+        except OSError:  # another process was first; its asset is the same
+            shutil.rmtree(making, ignore_errors=True)
 
     def has(self, asset: Asset) -> bool:
         """Is it made already?"""
-        return self.folder(asset).is_dir()
+        return asset.made(self.folder(asset))
 
     def folder(self, asset: Asset) -> Path:
         return cache_folder() / "assets" / f"{asset.name}-{self.key(asset)}"
@@ -48,10 +54,9 @@ class Assets:
         run = self.run
         return digest(
             {
-                "asset": asset.dump(),
+                **asset.address(run),
                 "source": run.splits.train.provenance(),
                 "preprocess": run.recipe.preprocess.dump(),
-                "seed": run.plan.seed,
                 "versions": dict(versions()),
             }
         )

@@ -289,6 +289,9 @@ class Pool(HandedTheSource):
 
     axis: ClassVar[str] = "pool"
 
+    def admit(self, run: Run) -> None:
+        """Refuse, before anything is written, networks that are stored and do not fit this run."""
+
     @abstractmethod
     def learners(self, run: Run, syn: Synthetic) -> Learners:
         """Start lending. Nothing is trained after a learner's last turn."""
@@ -310,7 +313,7 @@ class Rule(Component):
         """New parameters and new state; nothing is changed in place, and all of it is differentiable."""
 
     def move(
-        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> dict[str, Tensor]:
         """One `update` in place, up to rounding: the new state, which may be the old one overwritten."""
         with torch.no_grad():
@@ -327,6 +330,10 @@ class Schedule(Component):
 
     @abstractmethod
     def value(self, progress: float) -> float: ...
+
+    def rate(self, progress: float, data: Sampler, at: int) -> float | Tensor:
+        """The step size of training step `at` on `data`: the value, unless that is for the data to say."""
+        return self.value(progress)
 
     def restarts(self, before: float, now: float) -> bool:
         """Does the rule's state start afresh between these two points? (vico re-creates its optimiser.)"""
@@ -524,6 +531,14 @@ class Asset(HandedTheSource):
     """An expensive thing made once: addressed by content, resumable by itself, named in checkpoints by digest."""
 
     axis: ClassVar[str] = "asset"
+
+    def address(self, run: Run) -> dict[str, Any]:
+        """What of its settings, and of the run, it is found again by, besides source, preprocessing and versions."""
+        return {"asset": self.dump(), "seed": run.plan.seed}
+
+    def made(self, folder: Path) -> bool:
+        """Does `folder` hold all of it? What is there and lacks units is handed to `make` again."""
+        return folder.is_dir()
 
     @abstractmethod
     def make(self, run: Run, folder: Path) -> None:

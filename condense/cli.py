@@ -470,6 +470,49 @@ def export(folder: o.RunFolder, to: o.To, as_json: o.AsJson = False) -> None:
     speaker.result({"artifact": str(folder), "to": str(written)})
 
 
+@app.command()
+def experts(
+    action: o.Action,
+    name: o.MethodName,
+    data: o.DataName = "digits",
+    per_class: o.PerClass = None,
+    total: o.Total = None,
+    ratio: o.Ratio = None,
+    of: o.Of = "train",
+    count: o.Count = None,
+    device: o.Device = None,
+    settings: o.Settings = None,
+    plain: o.Plain = False,
+    made: o.Made = None,
+    net: o.NetName = None,
+    out: o.ExpertsOut = None,
+    minutes: o.Minutes = None,
+    data_root: o.DataRoot = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train the experts of a method: networks on all of the data, of which every epoch is kept (action: train).
+
+    A run of the method with the same options finds them, and trains them itself where they are missing. The same call
+    again goes on where it was, or trains more of them (--count).
+    """
+    from .api import asked_limits
+    from .experts import train
+    from .terminal import Announcer
+
+    if action != "train":
+        raise BadValue(
+            "action", action, "is nothing that can be done with experts", f"Try {hint('experts train', name)}."
+        )
+    asked = {"data": data, "device": device, "net": net, "published": not plain}
+    size = {"per_class": per_class, "total": total, "ratio": ratio, "of": of}
+    speaker, more = Speaker(as_json), [] if count is None else [f"pool.experts.count={count}"]
+    with _reading_from(data_root):
+        settled = o.plan_of(name, o.Judges(), [*(settings or ()), *more], made, **size, **asked)
+        found = train(settled, out=out, observers=[Announcer(speaker)], limits=asked_limits(minutes, None))
+    speaker.say(f"experts   {found.count}, {found.epochs} epochs each, {found.size / 2**20:,.1f} MiB: {found.folder}")
+    speaker.result({"folder": str(found.folder), "experts": found.count, "epochs": found.epochs, "bytes": found.size})
+
+
 if importlib.util.find_spec("condense.reproduce"):
     from . import reproduce
 

@@ -97,7 +97,8 @@ class Fill:
             self.filled = True
 
     def check(self) -> None:
-        """Refuse to store a set that is not finite, whatever the losses were. Raises `Diverged`."""
+        """Refuse to store a set that is not finite, whatever the losses were, or makes no sense. Raises `Diverged`."""
+        self.syn.check()
         for name, value in self.syn.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 remedy = "What was saved before is kept. Lower `outer.groups.0.lr`, or look at the objective."

@@ -81,18 +81,26 @@ class Candidate:
         data = self.data
         if isinstance(data, Source):
             return self
-        moved = TensorSampler(data.task, data.task.form.to(data.x, device), data.y.to(device), loss=data.loss)
+        x, y = data.task.form.to(data.x, device), data.y.to(device)
+        moved = TensorSampler(data.task, x, y, loss=data.loss, rate=lambda at: to(data.rate(at), device))
         return replace(self, data=moved, transform=copy.deepcopy(self.transform).to(device))
 
-    def digest(self) -> str:
-        """Of every tensor (of a source: of its provenance), the classes in their order, the loss and the transform."""
+    def digest(self, steps: int = 0) -> str:
+        """Of every tensor (of a source: of its provenance), the classes in their order, the loss and the transform; and
+        of the step sizes that the set brings for so many steps of training.
+        """
         data, loss = self.data, self.data.loss
         h = hashlib.sha256(repr((data.task.classes, loss and loss.dump(), self.transform.describe())).encode())
         examples = [] if isinstance(data, Source) else [*data.task.form.pack(data.x).values(), data.y]
         if isinstance(data, Source):
             h.update(digest(data.provenance()).encode())
         feed(h, (*examples, *self.transform.state_dict().values()))
+        feed(h, (rate for at in range(steps) if (rate := data.rate(at)) is not None))
         return h.hexdigest()[:16]
+
+
+def to(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def preprocessing(transform: Transform) -> dict[str, Any]:
@@ -160,10 +168,10 @@ def begin(
     protocol.admit(candidate.data.task)
     chooser = splits.validation.encoded(candidate.transform) if protocol.keep == "best" and splits.validation else None
     read = [digest(source.provenance()) for source in (test, chooser) if source is not None]
-    key = [protocol.rules_digest(), candidate.digest(), *read, seed, hardware(device)]
+    fit = protocol.fit(candidate.data)
+    key = [protocol.rules_digest(), candidate.digest(fit.length(candidate.data)), *read, seed, hardware(device)]
     kept = Kept(None if folder is None else private_folder(folder) / JUDGED, digest(key))
     together = device.type == "cuda" if together is None else together
-    fit = protocol.fit(candidate.data)
     return Judge(candidate, test, chooser, protocol, fit, seed, kept, together, progress)
 
 

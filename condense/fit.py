@@ -71,6 +71,21 @@ class Fit(Learn):
     def together(self, module: nn.Module, data: Sampler) -> bool:
         return Crowd.fits(self, module, data)
 
+    def unroll(
+        self,
+        module: nn.Module,
+        params: Mapping[str, Tensor] | None,
+        data: Sampler,
+        rng: Rng,
+        steps: int,
+        graph_from: int = 0,
+        segment: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The parameters after `steps` steps on `data`, as a function of what is drawn. See `unrolling.unroll`."""
+        from .unrolling import unroll
+
+        return unroll(self, module, params, data, rng, steps, graph_from, segment)
+
     def __call__(self, module: nn.Module, data: Sampler, rng: Rng) -> Callable[[Any], Tensor]:
         self.begin(module, rng).advance(data, self.length(data))
         return module.eval()
@@ -85,7 +100,9 @@ def drawn(fit: Fit, data: Sampler, rng: Rng, at: int, progress: float) -> Batch:
 
 
 class Loop(ABC):
-    """The training loop, for one network (`Training`) or for many of one shape in step (`Crowd`)."""
+    """The training loop: for one network (`Training`), for many of one shape in step (`Crowd`), and for one whose
+    training is differentiated (`unrolling.Unrolled`).
+    """
 
     def __init__(self, fit: Fit) -> None:
         self.fit, self.at = fit, 0
@@ -105,7 +122,7 @@ class Loop(ABC):
             progress = self.at / total
             if rates.restarts((self.at - 1) / total, progress):
                 self.state = self.begun()
-            value = self.step(data, loss, rates.value(progress), progress)
+            value = self.step(data, loss, rates.rate(progress, data, self.at), progress)
             self.at += 1
         return value
 
@@ -123,7 +140,7 @@ class Loop(ABC):
         """Training mode."""
 
     @abstractmethod
-    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+    def step(self, data: Sampler, loss: Loss, lr: float | Tensor, progress: float) -> Tensor:
         """Draw, differentiate, update; returns the loss before the update. A function of the state and of `at`."""
 
     @abstractmethod
@@ -160,7 +177,7 @@ class Training(Loop):
     def train(self) -> None:
         self.module.train()
 
-    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+    def step(self, data: Sampler, loss: Loss, lr: float | Tensor, progress: float) -> Tensor:
         """What reads torch's global generator (dropout) is seeded for each step: pauses and looks change nothing."""
         batch = drawn(self.fit, data, self.rng, self.at, progress)
         key = self.rng.fold("loss", self.at)
@@ -226,7 +243,7 @@ class Crowd(Loop):
         for module in self.modules:
             module.train()
 
-    def step(self, data: Sampler, loss: Loss, lr: float, progress: float) -> Tensor:
+    def step(self, data: Sampler, loss: Loss, lr: float | Tensor, progress: float) -> Tensor:
         form, rule = data.task.form, self.fit.rule
         batches = [drawn(self.fit, data, rng, self.at, progress) for rng in self.rngs]
         packed = [form.pack(batch.x) for batch in batches]

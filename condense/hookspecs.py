@@ -60,6 +60,14 @@ def condense_started(run: Run) -> None:
 
 
 @hookspec
+def condense_made(run: Run, text: str) -> None:
+    """Fires while an asset is made, each time a part of it is on disk; `text` says how far it is, for people.
+
+    The return value is ignored.
+    """
+
+
+@hookspec
 def condense_stepped(run: Run, index: int, losses: Mapping[str, Tensor]) -> None:
     """Fires after outer step `index`. `losses` are detached 0-d tensors: reading one waits for the device.
 

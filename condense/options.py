@@ -65,6 +65,11 @@ CheckpointEvery = Annotated[
     int | None, option("--checkpoint-every", "K", "Save after every K steps, too (default: every minute).")
 ]
 DataRoot = Annotated[Path | None, option("--data-root", "DIR", "Where data lies (default: CONDENSE_DATA).")]
+Action = Annotated[str, typer.Argument(metavar="ACTION", help="What to do: train.")]
+Count = Annotated[int | None, option("--count", "N", "How many experts (default: as published).")]
+ExpertsOut = Annotated[
+    Path | None, option("--out", "DIR", "A folder of their own (default: the cache); runs: --set pool.folder=DIR.")
+]
 To = Annotated[Path, option("--to", "FOLDER", "A new folder, or a file that ends in .npz or .safetensors.")]
 
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and end.")]

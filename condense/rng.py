@@ -38,6 +38,10 @@ class Rng:
         """One of 0..n-1, decided on the host: control flow never waits for a device."""
         return int(torch.randint(n, (), generator=self.generator()))
 
+    def order(self, n: int) -> list[int]:
+        """0..n-1 in an order that is decided on the host."""
+        return [int(i) for i in self.permutation(n)]
+
     def permutation(self, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
         return torch.randperm(n, generator=self.generator(device), device=device)
 

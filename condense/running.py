@@ -135,10 +135,7 @@ class Run:
             pause = self._pause()
             due = done - saved_at >= self.limits.steps if self.limits.steps else False
             if kept and (reason or pause or due or done == steps or time.monotonic() - saved > self.limits.seconds):
-                self.watch.check()
-                self.note("seconds", self.seconds())
-                facts = {"loop": name, "notes": self.notes, "data": self.fingerprint}
-                kept.save(done, {**facts, **{k: v.state_dict() for k, v in state.items()}})
+                self._save(kept, name, done, saved_at, state)
                 saved_at, saved = done, time.monotonic()
             if reason:
                 return
@@ -147,6 +144,19 @@ class Run:
                 kind = Interrupted if self.interrupted.is_set() else Paused
                 raise kind("run", f"{done} of {steps} steps", pause, remedy)
         self.watch.check()
+
+    def _save(self, kept: Checkpoints, name: str, done: int, before: int, state: Mapping[str, Stateful]) -> None:
+        """Write a checkpoint after `done` steps, unless something has diverged; the last one is that after `before`."""
+        try:
+            self.watch.check()
+            self.note("seconds", self.seconds())
+            facts = {"loop": name, "notes": self.notes, "data": self.fingerprint}
+            kept.save(done, {**facts, **{k: v.state_dict() for k, v in state.items()}})
+        except Diverged as error:
+            last = (
+                f"The last good checkpoint is that after {before} steps." if before else "There is no checkpoint yet."
+            )
+            raise Diverged(error.field, error.value, error.problem, f"{error.remedy} {last}") from None
 
     def _restore(self, kept: Checkpoints | None, name: str, steps: int, state: Mapping[str, Stateful]) -> int:
         found = kept.latest() if kept else None
@@ -161,6 +171,15 @@ class Run:
         for key, part in state.items():
             part.load_state_dict(tree[key])
         return steps if "stopped" in self.notes else index
+
+    def pause_between(self, what: str, again: str) -> None:
+        """Between two parts of something that is kept part by part: raises `Paused` where a pause is due.
+
+        what: how far it is, in words. again: how to go on, in a sentence.
+        """
+        if pause := self._pause():
+            kind = Interrupted if self.interrupted.is_set() else Paused
+            raise kind("run", what, pause, again)
 
     def _pause(self) -> str | None:
         if self.interrupted.is_set():

@@ -97,7 +97,50 @@ class Synthetic(nn.Module, Sampler):
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""
 
+    def check(self) -> None:
+        """Refuse values that are finite and make no sense; asked when a checkpoint is due. Raises `Diverged`."""
+
     def stored(self) -> dict[str, int]:
         """Bytes by kind: images, labels, decoder, external. The honest budget."""
         images = sum(p.numel() * p.element_size() for role, ps in self.roles().items() if role != "labels" for p in ps)
         return {"images": images, "labels": self.y.numel() * self.y.element_size()}
+
+
+class Wrapped(Synthetic):
+    """A set around another: everything is the other's, but for what a subclass says otherwise."""
+
+    def __init__(self, inner: Synthetic) -> None:
+        nn.Module.__init__(self)
+        self.task, self.loss, self.size, self.inner = inner.task, inner.loss, inner.size, inner
+        self.register_buffer("item_groups", inner.item_groups.clone())
+
+    @property
+    def y(self) -> Tensor:  # type: ignore[override]  # the other's own, wherever that is moved to
+        return self.inner.y
+
+    def start(self, rng: Rng) -> None:
+        self.inner.start(rng)
+
+    def fill(self, batch: Batch) -> None:
+        self.inner.fill(batch)
+
+    def decode(self, index: Tensor | None, rng: Rng | None) -> Batch:
+        return self.inner.decode(index, rng)
+
+    def roles(self) -> Mapping[str, list[nn.Parameter]]:
+        return self.inner.roles()
+
+    def rate(self, at: int) -> Tensor | None:
+        return self.inner.rate(at)
+
+    def project(self, index: int) -> None:
+        self.inner.project(index)
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def problem(self) -> str | None:
+        return self.inner.problem()
+
+    def stored(self) -> dict[str, int]:
+        return self.inner.stored()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .running import Run
 
 PAUSES = (75, 130)  # exit codes of what can be gone on with
+SECONDS = 10.0  # between two lines about an asset that is being made
 NAMELESS = ("recipe", "outer", "group")  # axes with one member
 KINDS = ("full", "random", "condensed")  # of rows, in the order of tables
 
@@ -69,10 +72,16 @@ def _width(stream: TextIO) -> int | None:
 
 
 class Announcer:
-    """An observer that says, before the first step, what runs where."""
+    """An observer that says, before the first step, what runs where; and before that, how far its assets are."""
 
     def __init__(self, speaker: Speaker) -> None:
-        self.speaker, self.started = speaker, False
+        self.speaker, self.started, self.told_at = speaker, False, -math.inf
+
+    @hookimpl
+    def condense_made(self, run: Run, text: str) -> None:
+        if time.monotonic() - self.told_at >= SECONDS:
+            self.speaker.progress.print(Text(text), soft_wrap=True)
+            self.told_at = time.monotonic()
 
     @hookimpl(tryfirst=True)
     def condense_started(self, run: Run) -> None:

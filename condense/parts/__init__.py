@@ -14,30 +14,32 @@ from .augment import NoAugment, Then
 from .budgets import PerClass, Ratio, Total
 from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
+from .experts import Experts, Trajectories
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .kernels import InfiniteConvNet, InfiniteMLP
 from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
-from .parameterizations import Pixels
+from .parameterizations import Pixels, WithRate
 from .pools import Fresh, NoModel
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
-from .rules import SGD, Adam
-from .schedules import Cosine, Drops
+from .rules import LAMB, SGD, Adam
+from .schedules import Cosine, Drops, Learned, Linear
 from .selections import OnValidation
 from .sums import Sum
+from .trajectory import Trajectory
 
 
 @hookimpl
 def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
-        *(SGD, Adam, Cosine, Drops),
+        *(SGD, Adam, LAMB, Cosine, Drops, Linear, Learned),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
-        *(InfiniteWidth, Ridge, Krr, Solved, LearnedLabels),
-        *(Fresh, NoModel, Trained),
-        *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels),
+        *(InfiniteWidth, Ridge, Krr, Solved),
+        *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
+        *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
     ]

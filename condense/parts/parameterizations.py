@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from condense.axes import Labels, Parameterization
+from condense.errors import Diverged
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
-from condense.synthetic import Synthetic
+from condense.synthetic import Synthetic, Wrapped
 from condense.task import Batch, Task
 
 
@@ -47,3 +49,58 @@ class _Stored(Synthetic):
         if isinstance(self.y, nn.Parameter):
             roles["labels"] = [self.y]
         return roles
+
+
+class WithRate(Parameterization):
+    """Another parameterization with a learned step size: how fast networks are to be trained on the set.
+
+    One number for all steps, `start` at first, in the role "rate": stored in the artifact, and read by trainings whose
+    `lr` is "learned". It is no part of an example. A run in which it falls to 0 or below, or rises above `explodes`
+    times its start, has diverged.
+    Source: MTT (Cazenavette et al., CVPR 2022, arXiv:2203.11932).
+    """
+
+    inner: Parameterization = Pixels()
+    start: float = Field(default=0.01, gt=0)
+    explodes: float = Field(default=1000.0, gt=1)
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
+        return _Rated(self, self.inner.empty(task, groups, labels))
+
+
+class _Rated(Wrapped):
+    bad: Tensor
+
+    def __init__(self, how: WithRate, inner: Synthetic) -> None:
+        super().__init__(inner)
+        self.pace = nn.Parameter(torch.tensor(how.start))
+        self.limit = how.start * how.explodes
+        self.register_buffer("bad", torch.tensor(-1), persistent=False)
+
+    def rate(self, at: int) -> Tensor:
+        return self.pace
+
+    def roles(self) -> Mapping[str, list[nn.Parameter]]:
+        return {**self.inner.roles(), "rate": [self.pace]}
+
+    @torch.no_grad()
+    def project(self, index: int) -> None:
+        """The first step after which the rate makes no sense is remembered on the device, as bad losses are."""
+        super().project(index)
+        sane = (self.pace > 0) & (self.pace <= self.limit)
+        self.bad = torch.where((self.bad < 0) & ~sane, index, self.bad)
+
+    def check(self) -> None:
+        super().check()
+        step = int(self.bad)
+        if step >= 0:
+            value = float(self.pace.detach())
+            how = f"is above {self.limit:g}" if value > self.limit else "is not above 0"
+            remedy = "What was saved before is kept. Lower the `lr` of the group whose role is rate."
+            raise Diverged("rate", value, f"the learned step size {how} since outer step {step}", remedy)
+
+    def stored(self) -> dict[str, int]:
+        return {**super().stored(), "rate": self.pace.element_size()}

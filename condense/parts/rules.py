@@ -73,10 +73,10 @@ class Adam(Rule):
         return new, kept
 
     def move(
-        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> dict[str, Tensor]:
         """Fused where torch can: a fifth of the time of `update`, for 370,000 numbers on one core."""
-        if not all(p.dtype == torch.float32 and p.is_contiguous() for p in params.values()):
+        if isinstance(lr, Tensor) or not all(p.dtype == torch.float32 and p.is_contiguous() for p in params.values()):
             return super().move(params, grads, state, lr)
         first, second, count = ([state[f"{name}/{slot}"] for name in params] for slot in ("first", "second", "count"))
         same = [grads[name].contiguous() for name in params]  # the fused kernel reads numbers in the order of memory
@@ -87,6 +87,40 @@ class Adam(Rule):
             for parameter in params.values():
                 parameter.view(-1)[:0].zero_()  # the fused kernel does not tell autograd that it wrote; this does
         return dict(state)
+
+
+class LAMB(Rule):
+    """Adam whose step is scaled, tensor by tensor, to the length of the parameter (You et al., arXiv:1904.00962).
+
+    As optax.lamb, which FRePo and RCIG use: weight decay is added to Adam's direction, which is then multiplied by
+    |parameter| / |direction|, or by 1 where either is zero. torch has no such rule.
+    """
+
+    name = "lamb"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: float = Field(default=1e-6, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return Adam().init(params)
+
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        still = {name: torch.zeros_like(p) for name, p in params.items()}
+        down, kept = Adam(betas=self.betas, eps=self.eps).update(still, grads, state, 1.0)
+        new = {}
+        for name, p in params.items():
+            direction = self.weight_decay * p - down[name]
+            new[name] = p - lr * trust(p, direction) * direction
+        return new, kept
+
+
+def trust(p: Tensor, direction: Tensor) -> Tensor:
+    """|p| / |direction|, 0-d; 1 where either is zero."""
+    length, step = torch.linalg.vector_norm(p), torch.linalg.vector_norm(direction)
+    moves = (length > 0) & (step > 0)
+    return torch.where(moves, length / torch.where(moves, step, 1.0), 1.0)
 
 
 def seen(beta: float, count: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
     ("asset", "trained"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
+    ("asset", "trajectories"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "epochs": 3}},
     ("augment", "then"): {"augments": ["none", "dsa"]},
     ("budget", "per-class"): {"n": 2},
     ("budget", "ratio"): {"r": 0.5},
@@ -33,11 +34,17 @@ EXAMPLES: dict[tuple[str, str], dict[str, Any]] = {
         ],
         "weights": [1.0, 0.5],
     },
+    ("objective", "trajectory"): {"fit": {"name": "fit", "rule": "sgd", "steps": 3, "lr": "learned"}},
+    ("pool", "experts"): {
+        "experts": {"name": "trajectories", "net": "mlp", "fit": {"name": "fit", "rule": "sgd", "epochs": 3}},
+        "below": 1,
+    },
     ("pool", "fresh"): {"net": {"name": "conv-net", "depth": 2}},
     ("statistic", "edge-free"): {"statistic": "gradient"},
     ("statistic", "joined"): {"statistic": "gradient"},
     ("selection", "on-validation"): {"net": "mlp", "fit": {"name": "fit", "rule": "sgd", "steps": 3}},
     ("schedule", "constant"): {"at": 0.5},
     ("schedule", "cosine"): {"start": 0.5},
+    ("schedule", "linear"): {"start": 0.5, "to": 0.1},
     ("schedule", "drops"): {"start": 0.5, "at": [0.25, 0.5]},
 }

@@ -13,6 +13,7 @@ from condense.data import Facts
 from condense.engine import condense
 from condense.errors import BadData
 from condense.fit import Fit
+from condense.parts.experts import Trajectories
 from condense.parts.inits import Noise
 from condense.plugins import registry
 from condense.recipe import Recipe, check_recipe
@@ -37,7 +38,9 @@ def _toys(tmp_path, monkeypatch):
 def small(name, per_class=2) -> Recipe:
     """The method with toy networks, two outer steps and two training steps wherever something is trained."""
     recipe = METHODS[name](per_class=per_class)
-    recipe = recipe.rewrite(Net, lambda _: ToyNet()).rewrite(Fit, lambda fit: fit.with_(epochs=None, steps=2))
+    recipe = recipe.rewrite(Net, lambda _: ToyNet()).rewrite(Trajectories, lambda experts: experts.with_(count=2))
+    recipe = recipe.rewrite(Fit, lambda fit: fit if fit.steps is None else fit.with_(steps=2))  # experts have epochs
+    recipe = recipe.rewrite(Fit, lambda fit: fit.with_(epochs=None, steps=2), field="inner")
     return recipe.with_(outer=recipe.outer.with_(steps=min(2, recipe.outer.steps)))
 
 
@@ -47,7 +50,7 @@ def public():
 
 
 def test_the_methods_are_there():
-    assert {"dc", "dsa", "dm", "random", "herding", "k-center"} <= set(METHODS)
+    assert {"dc", "dsa", "dm", "mtt", "random", "herding", "k-center"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -39,6 +39,8 @@ SPELLING = {
     "show": "--data --per-class --total --ratio --of --set --plain --with --json",
     "plugins": "--json",
     "export": "--to --json",
+    "experts": "--data --per-class --total --ratio --of --count --device --set --plain --with --net --out --minutes"
+    " --data-root --json",
 }
 
 

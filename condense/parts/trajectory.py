@@ -1,0 +1,47 @@
+"""Trajectory matching: trained on the set from where an expert was, a network should come to where the expert went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from condense.axes import Objective, Term
+from condense.fit import Fit
+from condense.recipe import Reads, Recipe
+from condense.running import Step
+
+
+class Trajectory(Objective):
+    """|student - end|^2 / |start - end|^2, of all parameters together.
+
+    start, end: the first and the last snapshot of the learner's path. student: what `fit` on the set makes of the
+    start; differentiated through all of its steps, in the set, its labels and its rate. The fit's augmentation is
+    drawn for each image alone, not siamese. segment: how many steps are recorded at a time; memory then hardly grows
+    with their number, the gradients are the same, and a step costs about half as much again. limit: a stretch whose
+    loss is above moves nothing; what has momentum coasts on (DATM's code takes no step at all).
+    Source: MTT (Cazenavette et al., CVPR 2022, arXiv:2203.11932), eq. 2.
+    """
+
+    fit: Fit
+    segment: int | None = Field(default=None, ge=1)
+    limit: float | None = Field(default=None, gt=0)
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def __call__(self, step: Step) -> list[Term]:
+        start, end = step.learner.path[0], step.learner.path[-1]
+        rng = step.rng.fold("student")
+        steps = self.fit.length(step.syn)
+        student = self.fit.unroll(step.model, start, step.syn, rng, steps, segment=self.segment)
+        loss = squared(student, end) / squared(start, end)
+        weight = 1.0 if self.limit is None else (loss.detach() <= self.limit).to(loss.dtype)
+        return [Term({"trajectory": loss}, weight=weight)]
+
+
+def squared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    """The squared distance of two sets of parameters, 0-d."""
+    return torch.stack([(a[name] - b[name]).square().sum() for name in b]).sum()

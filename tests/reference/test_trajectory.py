@@ -1,0 +1,183 @@
+"""Trajectory matching: its value against a loop written by hand, its gradients against differences, its memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from condense.data import TensorSampler
+from condense.engine import condense
+from condense.fit import Fit
+from condense.parts.experts import Experts, Trajectories
+from condense.parts.parameterizations import WithRate
+from condense.parts.rules import SGD
+from condense.parts.schedules import Learned
+from condense.parts.trajectory import Trajectory
+from condense.rng import Rng
+from condense.running import Limits, Paused, Step
+from condense.testing import Raw, ToyNet, toy_recipe, toy_run, toys
+
+GROUPS = [
+    {"role": "images", "rule": {"name": "sgd", "momentum": 0.5}, "lr": 3.0},
+    {"role": "rate", "rule": {"name": "sgd", "momentum": 0.5}, "lr": 1e-4},
+]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+
+
+def recipe(dtype="float64", augment=None, steps=4, batch=4, outer=2, **how):
+    """Students of `steps` steps, and two experts of 3 epochs; in float64 for finite differences."""
+    student = Fit(rule=SGD(), lr=Learned(), steps=steps, batch=batch, augment=augment)
+    trained = Fit(rule=SGD(), lr=0.3, epochs=3, batch=16)
+    return toy_recipe(
+        objective=Trajectory(fit=student, **how),
+        pool=Experts(experts=Trajectories(net=ToyNet(dtype=dtype), fit=trained, count=2), below=2, span=1),
+        parameterization=WithRate(start=0.2),
+        preprocess=Raw(dtype=dtype),
+        outer={"steps": outer, "groups": GROUPS},
+    )
+
+
+class World:
+    """One outer step on 6 images of 3 classes and a step size, in float64, whose set is given as leaves."""
+
+    def __init__(self, **how):
+        self.run = toy_run(recipe(**how))
+        self.learner = self.run.recipe.pool.learners(self.run, None).next(0)
+        g = torch.Generator().manual_seed(3)
+        self.x = torch.randn(6, 1, 8, 8, generator=g, dtype=torch.float64)
+        self.y = torch.arange(3).repeat_interleave(2)
+        self.rate = torch.tensor(0.3, dtype=torch.float64)
+
+    def leaves(self):
+        return {"x": self.x.clone().requires_grad_(), "rate": self.rate.clone().requires_grad_()}
+
+    def loss(self, x, rate):
+        sampler = TensorSampler(self.run.task, x, self.y, rate=lambda at: rate)
+        (term,) = self.run.recipe.objective(Step(self.run, 0, self.learner, sampler))
+        return term.losses["trajectory"]
+
+    def gradients(self):
+        leaves = self.leaves()
+        value = self.loss(**leaves)
+        return value, dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+
+def test_the_loss_is_that_of_a_student_trained_by_hand():
+    world = World()
+    start, end = world.learner.path[0], world.learner.path[-1]
+    w = {name: p.clone().requires_grad_() for name, p in start.items()}
+    sampler = TensorSampler(world.run.task, world.x, world.y)
+    key = Rng(0).fold("step", 0).fold("student").fold("batch")
+    for at in range(4):
+        batch = sampler.draw(4, None, key, at=at)
+        value = F.cross_entropy(functional_call(world.learner.module, w, (batch.x,)), batch.y)
+        grads = torch.autograd.grad(value, list(w.values()))
+        w = {name: (p - 0.3 * g).detach().requires_grad_() for (name, p), g in zip(w.items(), grads, strict=True)}
+    far = sum(float((w[name].detach() - end[name]).square().sum()) for name in w)
+    whole = sum(float((start[name] - end[name]).square().sum()) for name in w)
+    assert world.loss(world.x, world.rate).item() == pytest.approx(far / whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("augment", [None, "dsa"])
+@pytest.mark.parametrize("segment", [None, 3])
+def test_gradients_equal_finite_differences(augment, segment):
+    """On 3 coordinates drawn by seed among those whose gradient is in the top tenth."""
+    world = World(augment=augment, segment=segment)
+    _, found = world.gradients()
+    for name, grad in found.items():
+        flat = grad.flatten()
+        top = flat.abs().topk(max(1, len(flat) // 10)).indices
+        for i in top[torch.randperm(len(top), generator=Rng(11).generator())[:3]].tolist():
+            sides = []
+            for sign in (1, -1):
+                moved = {key: value.detach().clone() for key, value in world.leaves().items()}
+                moved[name].view(-1)[i] += sign * 1e-6
+                sides.append(world.loss(**moved).item())
+            assert flat[i].item() == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-4), (name, i)
+
+
+@pytest.mark.parametrize("segment", [1, 3, 10])
+def test_in_pieces_the_gradient_is_the_plain_one(segment):
+    (value, whole), (again, pieces) = World(steps=10).gradients(), World(steps=10, segment=segment).gradients()
+    assert again.item() == value.item()
+    for name, grad in pieces.items():
+        assert grad.abs().max() > 0
+        torch.testing.assert_close(grad, whole[name], rtol=1e-5, atol=0)
+
+
+class Held:
+    """Bytes that autograd holds on to, and the most that it has held; a storage counts once."""
+
+    def __init__(self):
+        self.uses, self.bytes, self.peak = {}, 0, 0
+
+    def __enter__(self):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: _Kept(self, tensor), lambda kept: kept.tensor
+        )
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+
+class _Kept:
+    def __init__(self, held, tensor):
+        self.held, self.tensor, storage = held, tensor, tensor.untyped_storage()
+        self.key, self.size = storage.data_ptr(), storage.nbytes()
+        held.uses[self.key] = held.uses.get(self.key, 0) + 1
+        held.bytes += self.size * (held.uses[self.key] == 1)
+        held.peak = max(held.peak, held.bytes)
+
+    def __del__(self):
+        self.held.uses[self.key] -= 1
+        self.held.bytes -= self.size * (self.held.uses[self.key] == 0)
+
+
+def test_in_pieces_memory_hardly_grows_with_the_steps():
+    def peak(steps, segment):
+        world = World(steps=steps, batch=None, segment=segment)
+        with Held() as held:
+            world.gradients()
+        return held.peak
+
+    assert peak(80, None) > 6 * peak(10, None)
+    assert peak(80, 10) < 1.5 * peak(10, 10)
+    assert peak(80, 10) < 1.5 * peak(10, None)
+
+
+def test_a_stretch_above_the_limit_moves_nothing():
+    with toys():
+        stay, move = (condense(toy_run(recipe("float32", outer=1, limit=limit))) for limit in (1e-9, 1e9))
+        start = condense(toy_run(recipe("float32", outer=0)))
+    assert torch.equal(stay.freeze().x, start.freeze().x)
+    assert torch.equal(stay.pace, start.pace)
+    assert not torch.equal(move.freeze().x, start.freeze().x)
+    assert not torch.equal(move.pace, start.pace)
+
+
+@pytest.mark.parametrize("segment", [None, 2])
+def test_a_run_that_was_interrupted_ends_on_the_same_bits(tmp_path, segment):
+    """Experts' order, the window, momentum of the images and of the rate."""
+    made = recipe("float32", outer=5, segment=segment)
+    with toys():
+        whole = condense(toy_run(made))
+        run = toy_run(made, folder=tmp_path, limits=Limits(steps=1))
+        run.recipe.pool.learners(run, None)  # experts are made: the pause falls between two outer steps
+        for _ in range(5):
+            run = toy_run(made, folder=tmp_path)
+            run.interrupted.set()
+            try:
+                again = condense(run)
+            except Paused:
+                continue
+    assert run.notes["seconds"] > 0
+    for key, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
