@@ -56,6 +56,18 @@ class Sampler(ABC):
         """The learned step size of training step `at` on these items, where they bring one."""
         return None
 
+    @property
+    def turns(self) -> Tensor | None:
+        """(S, B) int64 positions: the batches that networks are to be trained on, in this order, where the items have
+        one.
+        """
+        return None
+
+    @property
+    def initial(self) -> Initial | None:
+        """The weights that networks are to start from, where the items were made for some."""
+        return None
+
     @cached_property
     def _table(self) -> tuple[Tensor, list[int]]:
         """Positions sorted by class (stable), and host-side offsets: a class is a slice, without a device sync."""
@@ -83,6 +95,7 @@ class Sampler(ABC):
 
         Fewer where there are fewer; n=None takes all, in their order. With `at`, draws are the chunks of one
         permutation per epoch: draw number `at` is a function of (key, at), and the last chunk of an epoch may be short.
+        With `at` and n=None, items that have `turns` give the one whose turn it is.
         """
         if cls == "each":
             return self.take(torch.cat([self._pick(n, c, rng.fold(c), at) for c in range(self.task.groups)]))
@@ -91,7 +104,7 @@ class Sampler(ABC):
     def _pick(self, n: int | None, cls: int | None, rng: Rng, at: int | None) -> Tensor:
         ids = self.ids(cls)
         if n is None:
-            return ids
+            return ids if at is None or cls is not None or self.turns is None else self.turns[at % len(self.turns)]
         if at is None:
             return ids[rng.permutation(len(ids), self.device)[:n]]
         epoch, chunk = divmod(at, self.chunks(n, cls))
@@ -99,13 +112,31 @@ class Sampler(ABC):
 
     def chunks(self, n: int | None, cls: int | None = None) -> int:
         """Draws of n in one epoch."""
+        if n is None:
+            return 1 if cls is not None or self.turns is None else len(self.turns)
         total = len(self) if cls is None else self.counts()[cls]
-        return 1 if n is None else max(1, -(-total // n))
+        return max(1, -(-total // n))
 
     def sweep(self, n: int) -> Iterator[Batch]:
         """One ordered pass over all items, n at a time."""
         for index in torch.arange(len(self), device=self.device).split(n):  # type: ignore[no-untyped-call]
             yield self.take(index)
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights that networks of one architecture are to start from: those that a set was made for.
+
+    network: the digest of the architecture. weights: a module's `state_dict`.
+    """
+
+    network: str
+    weights: Mapping[str, Tensor]
+
+    def put(self, net: Component, module: nn.Module) -> None:
+        """Into `module`, if it is of this architecture; another one stays as it is."""
+        if net.digest() == self.network:
+            module.load_state_dict(self.weights)
 
 
 @dataclass(frozen=True)
@@ -185,9 +216,15 @@ class TensorSampler(Sampler):
         loss: Loss | None = None,
         like: Sampler | None = None,
         rate: Callable[[int], Tensor | None] | None = None,
+        turns: Tensor | None = None,
+        initial: Initial | None = None,
     ) -> None:
-        """`like`: a sampler with items about the same classes in the same order, whose table of classes is shared."""
+        """`like`: a sampler with items about the same classes in the same order, whose table of classes is shared, and
+        whose turns and initial weights are taken where none are given.
+        """
         self.task, self.x, self.y, self.loss, self._rate = task, x, y, loss, rate
+        self._turns = turns if turns is not None or like is None else like.turns
+        self._initial = initial if initial is not None or like is None else like.initial
         self._groups = task.hard(y) if like is None else like.groups
         if like is not None:
             self._table = like._table
@@ -205,6 +242,14 @@ class TensorSampler(Sampler):
 
     def rate(self, at: int) -> Tensor | None:
         return None if self._rate is None else self._rate(at)
+
+    @property
+    def turns(self) -> Tensor | None:
+        return self._turns
+
+    @property
+    def initial(self) -> Initial | None:
+        return self._initial
 
 
 class TensorSource(Source):

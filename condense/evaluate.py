@@ -82,12 +82,20 @@ class Candidate:
         if isinstance(data, Source):
             return self
         x, y = data.task.form.to(data.x, device), data.y.to(device)
-        moved = TensorSampler(data.task, x, y, loss=data.loss, rate=lambda at: to(data.rate(at), device))
+        moved = TensorSampler(
+            data.task,
+            x,
+            y,
+            loss=data.loss,
+            rate=lambda at: to(data.rate(at), device),
+            turns=to(data.turns, device),
+            initial=data.initial,
+        )
         return replace(self, data=moved, transform=copy.deepcopy(self.transform).to(device))
 
     def digest(self, steps: int = 0) -> str:
         """Of every tensor (of a source: of its provenance), the classes in their order, the loss and the transform; and
-        of the step sizes that the set brings for so many steps of training.
+        of what the set says of a training on it: step sizes for so many steps, batches, weights to start from.
         """
         data, loss = self.data, self.data.loss
         h = hashlib.sha256(repr((data.task.classes, loss and loss.dump(), self.transform.describe())).encode())
@@ -96,6 +104,8 @@ class Candidate:
             h.update(digest(data.provenance()).encode())
         feed(h, (*examples, *self.transform.state_dict().values()))
         feed(h, (rate for at in range(steps) if (rate := data.rate(at)) is not None))
+        feed(h, () if data.turns is None else (data.turns,))
+        feed(h, () if data.initial is None else data.initial.weights.values())
         return h.hexdigest()[:16]
 
 
@@ -214,6 +224,8 @@ def stops(protocol: Protocol, fit: Learn, data: Sampler, test: Source) -> list[i
     affordable = SHARE * 3 * total * min(fit.batch or len(data), len(data)) / len(test)  # one step costs three passes
     unasked = 1 if protocol.keep == "best" else max(1, min(POINTS, int(affordable)))
     points = protocol.record or unasked
+    if isinstance(points, tuple):
+        return sorted({*(point for point in points if point < total), total})
     return sorted({total * (i + 1) // points for i in range(points)})
 
 
@@ -290,6 +302,9 @@ class Judge:
         data, keys = self.candidate.data, [network_key(self.seed, net, i) for i in numbers]
         started = time.monotonic()
         modules = [net.make(data.task, key.fold("make"), data.device) for key in keys]
+        if data.initial is not None:
+            for module in modules:
+                data.initial.put(net, module)
         trains = [key.fold("train") for key in keys]
         loop = self.fit.begin(modules[0], trains[0]) if len(keys) == 1 else self.fit.crowd(modules, trains)
         best = None if self.chooser is None else Best(modules[0])

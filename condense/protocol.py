@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from .data import Sampler
 from .metrics import Accuracy
 from .task import Task
 
+Count = Annotated[int, Field(ge=1)]
+
 
 class Protocol(Component):
     """Networks trained from scratch on the set, then tested once each. Every number carries its protocol.
@@ -21,8 +23,9 @@ class Protocol(Component):
     nets: architectures, each judged by itself (cross-architecture: a list of several). repeats: networks of each.
     metrics: the first number of the first is the headline; where none are named, a plan takes the data's own
     (`Data.metric`). split: what they are tested on; "validation" to select.
-    record: points of the accuracy curve, the end among them. None: up to 10, as many as cost at most a quarter of the
-    training; the end alone where weights are chosen. Nothing is selected by the curve.
+    record: points of the accuracy curve, the end among them: how many, or the training steps themselves. None: up to
+    10, as many as cost at most a quarter of the training; the end alone where weights are chosen. Nothing is selected
+    by the curve.
     keep: which weights of a network the headline is of: the last, or the best: those with the highest headline metric
     on the validation split, of equal ones the first. Then `last-accuracy` (or what the metric is called) stands beside
     it. look: validation is looked at after every so many steps (epochs, if the fit counts these), and at the end.
@@ -35,7 +38,7 @@ class Protocol(Component):
     repeats: int = Field(default=5, ge=1)
     metrics: tuple[Metric, ...] = Field(default=(Accuracy(),), min_length=1)
     split: Literal["test", "validation"] = "test"
-    record: int | None = Field(default=None, ge=1)
+    record: Count | tuple[Count, ...] | None = None
     keep: Literal["last", "best"] = "last"
     look: int = Field(default=1, ge=1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .data import Sampler, TensorSampler
+from .data import Initial, Sampler, TensorSampler
 from .rng import Rng
 from .task import Batch, Task
 
@@ -132,6 +132,14 @@ class Wrapped(Synthetic):
 
     def rate(self, at: int) -> Tensor | None:
         return self.inner.rate(at)
+
+    @property
+    def turns(self) -> Tensor | None:
+        return self.inner.turns
+
+    @property
+    def initial(self) -> Initial | None:
+        return self.inner.initial
 
     def project(self, index: int) -> None:
         self.inner.project(index)

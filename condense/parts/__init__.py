@@ -11,6 +11,7 @@ from condense.task import Tensors
 
 from .assets import Trained
 from .augment import NoAugment, Then
+from .bilevel import Bilevel
 from .budgets import PerClass, Ratio, Total
 from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
@@ -23,9 +24,10 @@ from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels, WithRate
 from .pools import Fresh, NoModel
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
-from .rules import LAMB, SGD, Adam
+from .rules import LAMB, SGD, Adam, NormClipped
 from .schedules import Cosine, Drops, Learned, Linear
 from .selections import OnValidation
+from .sequence import Sequence
 from .sums import Sum
 from .trajectory import Trajectory
 
@@ -34,12 +36,12 @@ from .trajectory import Trajectory
 def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
-        *(SGD, Adam, LAMB, Cosine, Drops, Linear, Learned),
+        *(SGD, Adam, LAMB, NormClipped, Cosine, Drops, Linear, Learned),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
         *(InfiniteWidth, Ridge, Krr, Solved),
         *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio, Pixels, WithRate),
-        *(NoAugment, Then, OnValidation),
+        *(NoAugment, Then, OnValidation, Bilevel, Sequence),
     ]

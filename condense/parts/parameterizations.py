@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -71,17 +72,23 @@ class WithRate(Parameterization):
         return _Rated(self, self.inner.empty(task, groups, labels))
 
 
-class _Rated(Wrapped):
+class Paced(Wrapped):
+    """A set with learned step sizes, which are watched: `pace` is what is learned of them, in the role "rate".
+
+    limit: the run has diverged where a step size is above it, or not above 0.
+    """
+
     bad: Tensor
 
-    def __init__(self, how: WithRate, inner: Synthetic) -> None:
+    def __init__(self, inner: Synthetic, pace: Tensor, limit: float) -> None:
         super().__init__(inner)
-        self.pace = nn.Parameter(torch.tensor(how.start))
-        self.limit = how.start * how.explodes
+        self.pace, self.limit = nn.Parameter(pace), limit
         self.register_buffer("bad", torch.tensor(-1), persistent=False)
 
-    def rate(self, at: int) -> Tensor:
-        return self.pace
+    @property
+    @abstractmethod
+    def rates(self) -> Tensor:
+        """All step sizes: 0-d, or one for each step."""
 
     def roles(self) -> Mapping[str, list[nn.Parameter]]:
         return {**self.inner.roles(), "rate": [self.pace]}
@@ -90,17 +97,29 @@ class _Rated(Wrapped):
     def project(self, index: int) -> None:
         """The first step after which the rate makes no sense is remembered on the device, as bad losses are."""
         super().project(index)
-        sane = (self.pace > 0) & (self.pace <= self.limit)
+        sane = ((self.rates > 0) & (self.rates <= self.limit)).all()
         self.bad = torch.where((self.bad < 0) & ~sane, index, self.bad)
 
     def check(self) -> None:
         super().check()
         step = int(self.bad)
         if step >= 0:
-            value = float(self.pace.detach())
-            how = f"is above {self.limit:g}" if value > self.limit else "is not above 0"
+            low, high = (float(value) for value in self.rates.detach().aminmax())
+            value, how = (high, f"is above {self.limit:g}") if high > self.limit else (low, "is not above 0")
             remedy = "What was saved before is kept. Lower the `lr` of the group whose role is rate."
             raise Diverged("rate", value, f"the learned step size {how} since outer step {step}", remedy)
 
     def stored(self) -> dict[str, int]:
-        return {**super().stored(), "rate": self.pace.element_size()}
+        return {**super().stored(), "rate": self.pace.numel() * self.pace.element_size()}
+
+
+class _Rated(Paced):
+    def __init__(self, how: WithRate, inner: Synthetic) -> None:
+        super().__init__(inner, torch.tensor(how.start), how.start * how.explodes)
+
+    @property
+    def rates(self) -> Tensor:
+        return self.pace
+
+    def rate(self, at: int) -> Tensor:
+        return self.pace

@@ -45,7 +45,8 @@ class Fresh(Pool):
     turns=1 is DM's random network; turns=10 with 50 epochs on the synthetic set is DC's double loop at 10 images per
     class (the network is not trained after its last turn). `every`: it is trained after each so many turns, not after
     each one (10 in PSG, arXiv:2211.04446). `on`: what it is trained on. `calibrate`: networks with batch norm get their
-    statistics from that many real examples of each class at every turn, then keep them (DC's code: 16).
+    statistics from that many real examples of each class at every turn, then keep them (DC's code: 16). Where the set
+    was made for weights of this network (`Sampler.initial`), it starts from these.
     """
 
     net: Net
@@ -77,6 +78,8 @@ class _Turns(Learners):
         if turn == 0:
             fresh = self.pool.net.make(self.run.task, rng, self.run.device)
             self.module.load_state_dict(fresh.state_dict())
+            if self.syn.initial is not None:
+                self.syn.initial.put(self.pool.net, self.module)
             self.training = self._begin()
         elif self.training is not None and turn % self.pool.every == 0:
             data = self._data(rng.fold("freeze", turn))

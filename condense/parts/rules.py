@@ -14,6 +14,7 @@ from torch.optim.adam import adam
 from condense.axes import Rule
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+NORM = "all/norm"
 
 
 class SGD(Rule):
@@ -67,7 +68,7 @@ class Adam(Rule):
             count = state[f"{name}/count"] + 1
             first = torch.lerp(state[f"{name}/first"], grad, 1 - b1)
             second = torch.addcmul(state[f"{name}/second"] * b2, grad, grad, value=1 - b2)
-            scale = (second / seen(b2, count)).sqrt() + self.eps
+            scale = root(second / seen(b2, count)) + self.eps
             new[name] = torch.addcmul(p, first / scale, -lr / seen(b1, count))
             kept |= {f"{name}/first": first, f"{name}/second": second, f"{name}/count": count}
         return new, kept
@@ -116,11 +117,65 @@ class LAMB(Rule):
         return new, kept
 
 
+class NormClipped(Rule):
+    """Another rule, on gradients of all parameters together that are at most `times` their running mean length.
+
+    The running mean takes in each length as it is before clipping, with weight 1 - `decay`, and starts at the first
+    one. It is part of the rule's state.
+    Source: RaT-BPTT (Feng, Vedantam and Kempe, ICLR 2024, arXiv:2311.07025), as in the official code.
+    """
+
+    rule: Rule
+    times: float = Field(default=2.0, gt=0.0)
+    decay: Share = 0.9
+
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        some = next(iter(params.values()))
+        return {**self.rule.init(params), NORM: torch.full((), -1.0, dtype=some.dtype, device=some.device)}
+
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        new, kept = self.rule.update(params, *self._clipped(grads, state), lr)
+        return new, {**kept, NORM: self._running(grads, state)}
+
+    def move(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> dict[str, Tensor]:
+        with torch.no_grad():
+            running, clipped = self._running(grads, state), self._clipped(grads, state)
+        return {**self.rule.move(params, *clipped, lr), NORM: running}
+
+    def _clipped(
+        self, grads: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The gradients, clipped, and the state of the rule within."""
+        share = (self.times * self._running(grads, state) / (length(grads) + 1e-6)).clamp_max(1.0)
+        return {name: grad * share for name, grad in grads.items()}, {k: v for k, v in state.items() if k != NORM}
+
+    def _running(self, grads: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
+        now, before = length(grads), state[NORM]
+        return torch.where(before < 0, now, before - (1 - self.decay) * (before - now))
+
+
+def length(grads: Mapping[str, Tensor]) -> Tensor:
+    """The L2 length of all gradients together, 0-d."""
+    return torch.stack([grad.square().sum() for grad in grads.values()]).sum().sqrt()
+
+
 def trust(p: Tensor, direction: Tensor) -> Tensor:
     """|p| / |direction|, 0-d; 1 where either is zero."""
     length, step = torch.linalg.vector_norm(p), torch.linalg.vector_norm(direction)
     moves = (length > 0) & (step > 0)
     return torch.where(moves, length / torch.where(moves, step, 1.0), 1.0)
+
+
+def root(squares: Tensor) -> Tensor:
+    """The square root, whose derivative at 0 is 0: parameters that had no gradient yet (of a ReLU that is never on)
+    would make every gradient through the update NaN.
+    """
+    some = squares > 0
+    return torch.where(some, torch.where(some, squares, 1.0).sqrt(), squares)
 
 
 def seen(beta: float, count: Tensor) -> Tensor:
