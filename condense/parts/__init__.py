@@ -10,19 +10,20 @@ from condense.metrics import Accuracy, RocAuc
 from condense.task import Tensors
 
 from .assets import Trained
-from .augment import NoAugment, Then
+from .augment import Beside, NoAugment, Then
 from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
+from .features import Ensemble, FeatureKernel, LabelMargin
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
-from .labels import Hard
+from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels, WithRate
-from .pools import Fresh, NoModel
+from .pools import Fresh, NoModel, Online
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
 from .rules import LAMB, SGD, Adam
-from .schedules import Cosine, Drops, Learned, Linear
+from .schedules import Cosine, Drops, Learned, Linear, WarmCosine
 from .selections import OnValidation
 from .sums import Sum
 from .trajectory import Trajectory
@@ -36,6 +37,7 @@ def condense_components() -> list[type[Component]]:
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
+        *(FeatureKernel, Ensemble, LabelMargin, LearnedLabels, Online, Beside, WarmCosine),
         *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
