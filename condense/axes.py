@@ -189,6 +189,10 @@ class Kernel(Component):
     def __call__(self, model: nn.Module | None, a: Batch, b: Batch) -> Tensor:
         """(len(a), len(b))."""
 
+    def against(self, model: nn.Module | None, b: Batch) -> Callable[[Batch], Tensor]:
+        """K(., b) as a function of a batch. Members keep what they make of b, where that is worth it."""
+        return lambda a: self(model, a, b)
+
 
 class Loss(Component):
     """A per-example loss of a callable model: calls `model(x)` only, never detaches x, works under `torch.func`.

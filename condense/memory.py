@@ -32,7 +32,12 @@ def estimate(recipe: Recipe, source: Source) -> int:
     task, items = source.task, recipe.budget.items(source)
     example = 4 * sum(t.numel() for t in task.form.pack(task.form.blank(task, 1)).values())
     stored = 4 * items * example
-    sizes = [size for part in recipe.walk() for key in ("n", "batch") if (size := _whole(part, key))]
+    sizes = [
+        min(size, _whole(part, "block") or size)
+        for part in recipe.walk()
+        for key in ("n", "batch")
+        if (size := _whole(part, key))
+    ]
     rows = min(max([*sizes, 1]), max(items, len(source)))
     nets = [part for part in recipe.walk() if isinstance(part, Net)]
     return stored + max([PASSES * rows * activations(net, task) for net in nets], default=0)

@@ -62,6 +62,7 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
+        self.causes: list[Callable[[], str | None]] = []  # what parts know of it, asked once it has gone bad
 
     def see(self, index: int, total: Tensor) -> None:
         bad = (self.first < 0) & ~torch.isfinite(total.detach())
@@ -71,7 +72,9 @@ class Watch:
         step = int(self.first)
         if step >= 0:
             remedy = "What was saved before is kept. Lower `outer.groups.0.lr`, or look at the data."
-            raise Diverged("loss", "NaN or infinity", f"is not finite since outer step {step}", remedy)
+            known = [found for cause in self.causes if (found := cause()) is not None]
+            problem = ": ".join([f"is not finite since outer step {step}", *known])
+            raise Diverged("loss", "NaN or infinity", problem, remedy)
 
 
 @dataclass

@@ -10,22 +10,23 @@ from condense.metrics import Accuracy, RocAuc
 from condense.task import Tensors
 
 from .assets import Trained
-from .augment import NoAugment, Then
+from .augment import Beside, NoAugment, Then
 from .bilevel import Bilevel
 from .budgets import PerClass, Ratio, Total
 from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
+from .features import Ensemble, FeatureKernel, LabelMargin
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .kernels import InfiniteConvNet, InfiniteMLP
 from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Pixels, WithRate
-from .pools import Fresh, NoModel
+from .pools import Fresh, NoModel, Online
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
 from .rules import LAMB, SGD, Adam, NormClipped
-from .schedules import Cosine, Drops, Learned, Linear
+from .schedules import Cosine, Drops, Learned, Linear, WarmCosine
 from .selections import OnValidation
 from .sequence import Sequence
 from .sums import Sum
@@ -36,12 +37,12 @@ from .trajectory import Trajectory
 def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
-        *(SGD, Adam, LAMB, NormClipped, Cosine, Drops, Linear, Learned),
+        *(SGD, Adam, LAMB, NormClipped, Cosine, Drops, Linear, Learned, WarmCosine),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
-        *(InfiniteWidth, Ridge, Krr, Solved),
-        *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
+        *(InfiniteWidth, Ridge, Krr, Solved, FeatureKernel, Ensemble, LabelMargin),
+        *(Fresh, NoModel, Online, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio, Pixels, WithRate),
-        *(NoAugment, Then, OnValidation, Bilevel, Sequence),
+        *(NoAugment, Then, Beside, OnValidation, Bilevel, Sequence),
     ]

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from condense.axes import Augment, Warp
 from condense.errors import BadValue
 from condense.rng import Rng
-from condense.task import Batch
+from condense.task import Batch, Form, Tensors
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,40 @@ class Then(Augment):
                 raise BadValue("augment", key, f"is no state of a chain of {len(states)}", remedy)
             states[int(place)][rest] = value
         return chain(tuple(part.replay(own) for part, own in zip(self.augments, states, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Joining(Warp):
+    """A batch, and after it what another warp makes of it: (2N,) examples."""
+
+    form: Form
+    warp: Warp
+
+    def __call__(self, batch: Batch) -> Batch:
+        other = self.warp(batch)
+        index = None if batch.index is None else torch.cat([batch.index, batch.index])
+        return Batch(self.form.join([batch.x, other.x]), torch.cat([batch.y, other.y]), index)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.warp.state()
+
+
+@final
+class Beside(Augment):
+    """The examples, and after them what `augment` makes of them: N become 2N.
+
+    For a set that is trained on, or regressed on, together with its mirror images, as FRePo's code and RCIG's do
+    (arXiv:2206.00719, 2302.06755). form: what the examples are.
+    """
+
+    augment: Augment
+    form: Form = Tensors()
+
+    def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
+        return Joining(self.form, self.augment.sample(rng, n, progress))
+
+    def replay(self, state: Mapping[str, Tensor]) -> Warp:
+        return Joining(self.form, self.augment.replay(state))
 
 
 def chain(warps: tuple[Warp, ...]) -> Chain:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from condense.axes import Learner, Learners, Net, Pool
@@ -107,6 +107,107 @@ class _Turns(Learners):
         self.training = self._begin()
         if self.training is not None:
             self.training.load_state_dict(state["training"])
+
+
+class Online(Pool):
+    """`size` networks that are trained on the synthetic set while it is learned, one of them lent for each step.
+
+    Which one is drawn anew for each step. After its step it is trained by `inner`, on the set as it is now, for
+    `inner.steps` steps, or for a number drawn from inner.steps..most. It is replaced by a fresh one once it is due.
+    staggered: the networks start at the ages 0, max_age // size, 2 (max_age // size), ..., counted in training steps
+    and not yet trained, so that they are replaced in turns; due is what has been trained for more than `max_age` steps,
+    and a network that is due is replaced in place of its training (FRePo, arXiv:2206.00719). Otherwise all start at 0,
+    and due is what has been trained for `max_age` steps or more, right after its training (RCIG, arXiv:2302.06755).
+
+    Networks are lent in evaluation mode: batch norm works with the statistics that it gathered in training.
+    """
+
+    net: Net
+    inner: Fit
+    size: int = Field(default=10, ge=1)
+    max_age: int = Field(default=100, ge=1)
+    most: int | None = Field(default=None, ge=1)
+    staggered: bool = True
+
+    @model_validator(mode="after")
+    def _counted_in_steps(self) -> Online:
+        if not self.inner.steps:
+            raise ValueError("networks of an online pool are trained for steps: give inner.steps, 1 or more")
+        if self.most is not None and self.most < self.inner.steps:
+            raise ValueError(f"most is {self.most}, which is below inner.steps, {self.inner.steps}")
+        return self
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def learners(self, run: Run, syn: Synthetic) -> Learners:
+        return _Online(self, run, syn)
+
+
+class _Online(Learners):
+    """The networks, each with its training and its age: a slot's life number is the key of all that it draws."""
+
+    def __init__(self, pool: Online, run: Run, syn: Synthetic) -> None:
+        self.pool, self.run, self.syn = pool, run, syn
+        self.rng = run.rng.fold("online")
+        step = pool.max_age // pool.size if pool.staggered else 0
+        self.ages = [step * slot for slot in range(pool.size)]
+        self.lives = [0] * pool.size
+        self.modules = [self._fresh(slot) for slot in range(pool.size)]
+        self.trainings = [self._begin(slot) for slot in range(pool.size)]
+
+    def next(self, index: int) -> Learner:
+        if index:
+            self._train(self._slot(index - 1), index - 1)
+        slot = self._slot(index)
+        return Learner(self.modules[slot].eval(), age=self.ages[slot])
+
+    def _slot(self, index: int) -> int:
+        return self.rng.fold("slot", index).choice(self.pool.size)
+
+    def _train(self, slot: int, index: int) -> None:
+        """After outer step `index`: train the network, or replace it."""
+        if self.pool.staggered and self.ages[slot] > self.pool.max_age:
+            self._replace(slot)
+            return
+        steps = self.pool.inner.steps or 0
+        if self.pool.most is not None:
+            steps += self.rng.fold("steps", index).choice(self.pool.most - steps + 1)
+        training = self.trainings[slot]
+        training.advance(self.syn.freeze(self.rng.fold("freeze", index)), steps, of=max(self.pool.max_age, training.at))
+        self.ages[slot] += steps
+        if not self.pool.staggered and self.ages[slot] >= self.pool.max_age:
+            self._replace(slot)
+
+    def _replace(self, slot: int) -> None:
+        """A fresh network, in the module that is there: compiled passes are made for its structure once."""
+        self.lives[slot], self.ages[slot] = self.lives[slot] + 1, 0
+        self.modules[slot].load_state_dict(self._fresh(slot).state_dict())
+        self.trainings[slot] = self._begin(slot)
+
+    def _key(self, slot: int) -> Rng:
+        return self.rng.fold("network", slot, self.lives[slot])
+
+    def _fresh(self, slot: int) -> nn.Module:
+        return self.pool.net.make(self.run.task, self._key(slot), self.run.device)
+
+    def _begin(self, slot: int) -> Training:
+        return self.pool.inner.begin(self.modules[slot], self._key(slot).fold("inner"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "ages": list(self.ages),
+            "lives": list(self.lives),
+            "modules": [dict(module.state_dict()) for module in self.modules],
+            "trainings": [training.state_dict() for training in self.trainings],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.ages, self.lives = list(state["ages"]), list(state["lives"])
+        for slot, module in enumerate(self.modules):
+            module.load_state_dict(state["modules"][slot])
+            self.trainings[slot] = self._begin(slot)
+            self.trainings[slot].load_state_dict(state["trainings"][slot])
 
 
 def calibrate(module: nn.Module, run: Run, n: int, rng: Any) -> None:

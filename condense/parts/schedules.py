@@ -41,6 +41,20 @@ class Cosine(Schedule):
         return self.to + (self.start - self.to) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+class WarmCosine(Schedule):
+    """A straight line from 0 up to `start` for the share `warm` of the way, then half a cosine down to `to`."""
+
+    start: float = Field(ge=0)
+    warm: float = Field(ge=0, le=1)
+    to: float = Field(default=0.0, ge=0)
+
+    def value(self, progress: float) -> float:
+        if progress < self.warm:
+            return self.start * progress / self.warm
+        left = (progress - self.warm) / (1 - self.warm) if self.warm < 1 else 0.0
+        return Cosine(start=self.start, to=self.to).value(left)
+
+
 class Linear(Schedule):
     """A straight line from `start` to `to`, which is reached at `until`, and `to` from there on."""
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from condense.axes import Augment, Warp
 from condense.errors import BadValue
+from condense.parts.augment import Beside
 from condense.recipe import Recipe
 from condense.rng import Rng
 from condense.task import Batch, Task
@@ -340,6 +341,129 @@ class DCAugment(Strategic):
         return DCWarp(self, state["choice"].cpu(), state["u"], state["seed"].cpu())
 
 
+# -- FRePo's --------------------------------------------------------------------------------------------------------
+
+
+def frepo_color(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """Brightness, then contrast (from the image's mean), then saturation (from the mean over channels)."""
+    bright, contrasted, saturated = (
+        (2 * part - 1)[:, None, None, None] * how.color for part in u.to(x.dtype).unbind(1)
+    )
+    x = x + bright
+    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrasted.exp())
+    return torch.lerp(x.mean(1, keepdim=True), x, saturated.exp())
+
+
+def frepo_crop(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """Enlarged by 1 / zoom to zoom, evenly in the logarithm, about a place that keeps the picture in sight."""
+    zoom = torch.exp((2 * u[:, 0] - 1) * math.log(how.zoom))
+    shift = (2 * u[:, 1:] - 1) * (1 - 1 / zoom).abs()[:, None]
+    return moved(x, torch.diag_embed(1 / zoom[:, None].expand(-1, 2)), shift)
+
+
+def frepo_translate(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """A shift by up to `translate` of each side, either way."""
+    return moved(x, torch.eye(2, device=u.device).expand(len(u), 2, 2), 2 * (2 * u - 1) * how.translate)
+
+
+def frepo_rotate(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """A turn about the centre by up to `rotate` degrees either way."""
+    h, w = x.shape[-2:]
+    to_square = torch.tensor([[1.0, h / w], [w / h, 1.0]], device=u.device)
+    return moved(x, rotations((2 * u[:, 0] - 1) * how.rotate) * to_square, u.new_zeros(len(u), 2))
+
+
+def frepo_cutout(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """A box of zeros within the image, a `cutout`-th of each side long."""
+    within = []
+    for i, side in enumerate(x.shape[-2:]):
+        size, at = side // how.cutout, _range(x, side)
+        start = whole(u[:, i : i + 1], side - size + 1)
+        within.append((at >= start) & (at < start + size))
+    return x.masked_fill(within[0][:, None, :, None] & within[1][:, None, None, :], 0.0)
+
+
+def frepo_flip(x: Tensor, u: Tensor, how: FRePoAugment) -> Tensor:
+    """Left and right exchanged, with probability 1/2."""
+    return torch.where(u[:, :, None, None] < 0.5, x.flip(3), x)
+
+
+def moved(x: Tensor, matrices: Tensor, shifts: Tensor) -> Tensor:
+    """Images read bilinearly at M place + shift; beyond the edge lies the edge.
+
+    matrices: (k, 2, 2), shifts: (k, 2), of places (x, y) in [-1, 1].
+    """
+    grid = F.affine_grid(torch.cat([matrices, shifts[:, :, None]], dim=2), [len(matrices), 1, *x.shape[-2:]], False)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    grid = grid.to(dtype).expand(len(x), -1, -1, -1)
+    return F.grid_sample(x.to(dtype), grid, padding_mode="border", align_corners=False).to(x.dtype)
+
+
+FREPO_FAMILIES: dict[str, tuple[int, Callable[[Tensor, Tensor, FRePoAugment], Tensor]]] = {
+    "flip": (1, frepo_flip),
+    "color": (3, frepo_color),
+    "crop": (3, frepo_crop),
+    "rotate": (1, frepo_rotate),
+    "translate": (2, frepo_translate),
+    "cutout": (2, frepo_cutout),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FRePoWarp(Warp):
+    """One family of FRePo's augmentation; u: (k, draws) of [0, 1)."""
+
+    how: FRePoAugment
+    family: str
+    u: Tensor
+
+    def __call__(self, batch: Batch) -> Batch:
+        u = self.u.to(batch.x.device, non_blocking=True)
+        return batch.with_x(FREPO_FAMILIES[self.family][1](batch.x, u, self.how))
+
+    def state(self) -> dict[str, Tensor]:
+        return {self.family: self.u}
+
+
+@final
+class FRePoAugment(Strategic):
+    """The augmentation that FRePo and RCIG judge with (arXiv:2206.00719, 2302.06755), as in their released code.
+
+    Each call applies one family of the strategy, with parameters of its own for each image. color: by how much
+    brightness, and the logarithms of contrast and saturation, may differ. zoom: crop enlarges by 1 / zoom to zoom.
+    translate: share of a side. rotate: degrees. cutout: 4 for a box of a quarter of each side. Flip and, in RCIG's
+    code, color are left out on grey images. Pixels beyond the edge repeat the edge.
+    """
+
+    name: ClassVar[str] = "frepo-augment"
+    known: ClassVar[Mapping[str, Any]] = FREPO_FAMILIES
+    strategy: str = "flip_color_crop_rotate_translate_cutout"
+    color: float = Field(default=0.25, ge=0)
+    zoom: float = Field(default=1.25, ge=1)
+    translate: float = Field(default=0.125, ge=0, le=1)
+    rotate: float = Field(default=15.0, ge=0, le=180)
+    cutout: int = Field(default=4, ge=1)
+
+    def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
+        family = self.families[rng.fold("family").choice(len(self.families))]
+        draws = FREPO_FAMILIES[family][0]
+        u = torch.rand(1 if n is None else n, draws, generator=rng.fold(family).generator())
+        return FRePoWarp(self, family, u)
+
+    def replay(self, state: Mapping[str, Tensor]) -> Warp:
+        """Raises `BadValue` for a state that is not of one family of the strategy."""
+        if len(state) != 1 or not set(state) <= set(self.families):
+            remedy = "Replay it with the augmentation that drew it."
+            raise BadValue("augment", sorted(state), f"is not one family of {self.strategy}", remedy)
+        ((family, u),) = state.items()
+        return FRePoWarp(self, family, u)
+
+
+def mirrored() -> Augment:
+    """The images, and after them their mirror images: the trick by which FRePo and RCIG double small sets."""
+    return Beside(augment=DSA(strategy="flip", prob_flip=1.0))
+
+
 def components() -> list[type[Augment]]:
     """The members of the axis Augment that this file brings."""
-    return [DSA, DCAugment]
+    return [DSA, DCAugment, FRePoAugment]

@@ -13,13 +13,14 @@ from condense.axes import Net
 from .classic import MLP, VGG11, AlexNet, LeNet
 from .conv_net import ConvNet
 from .custom import Custom
+from .kernel_conv_net import KernelConvNet
 from .resnet import ResNet18, ResNet18AP
 from .torch_vision import TorchVision
 
 
 def components() -> list[type[Net]]:
     """The members of the axis Net that this package brings."""
-    return [ConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ResNet18AP, TorchVision, Custom]
+    return [ConvNet, KernelConvNet, MLP, LeNet, AlexNet, VGG11, ResNet18, ResNet18AP, TorchVision, Custom]
 
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "AlexNet",
     "ConvNet",
     "Custom",
+    "KernelConvNet",
     "LeNet",
     "ResNet18",
     "ResNet18AP",
