@@ -30,9 +30,7 @@ from condense.task import Batch, Form, Task
 from .kernels import InfiniteMLP
 from .ridge import CentredError, coded, predict, solve
 
-MATRICES = (
-    4  # of M x M numbers in float64 that a solution holds at once: kernel, its sum with the ridge, factor, one more
-)
+MATRICES = 4  # of M x M float64 numbers that a solution holds at once: kernel, with its ridge, factor, and one more
 
 
 def solved(gram: Tensor, targets: Tensor, ridge: float, field: str) -> Tensor:
@@ -75,11 +73,9 @@ class InfiniteWidth(Net):
     kernel: Kernel = InfiniteMLP()
 
     def build(self, task: Task) -> nn.Module:
-        blank = Batch(task.form.blank(task, 2), torch.zeros(2, dtype=torch.int64))
         with torch.device("meta"):
-            self.kernel(
-                None, Batch(task.form.to(blank.x, "meta"), blank.y), Batch(task.form.to(blank.x, "meta"), blank.y)
-            )
+            tried = Batch(task.form.to(task.form.blank(task, 2), "meta"), torch.zeros(2, dtype=torch.int64))
+            self.kernel(None, tried, tried)
         return Machine(self.kernel, task)
 
 
@@ -139,9 +135,8 @@ class Solution(Loop):
 
     def __init__(self, how: Ridge, module: nn.Module, rng: Rng) -> None:
         if not isinstance(module, Machine):
-            raise BadValue(
-                "net", type(module).__name__, "is no kernel, which is what ridge solves", "Use infinite-width."
-            )
+            problem = "is no kernel, which is what ridge solves"
+            raise BadValue("net", type(module).__name__, problem, "Use infinite-width.")
         self.how, self.module, self.rng, self.at, self.state = how, module, rng, 0, {}
 
     @property
@@ -188,8 +183,8 @@ def check_room(items: int, device: torch.device) -> None:
 class Krr(Protocol):
     """Kernel ridge regression on the set, in closed form: the judge of KIP (arXiv:2011.00050, 2107.13034).
 
-    kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Fixed labels are coded as one-hot - 1/K,
-    learned ones are taken as they are, and the highest prediction is the answer. There is no chance in it: n counts
+    kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Fixed labels are coded as
+    one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in it: n counts
     sets of several seeds. All real data are judged by the same rules where their kernel matrix fits into memory.
     A network asked for by name is refused.
     """
@@ -254,7 +249,7 @@ class Solved(Labels):
 
 
 def least_squares(blocks: Iterable[tuple[Tensor, Tensor]], width: int) -> Tensor:
-    """The shortest y, (width, K) float64, with the least |A y - b|, for A (N, width) and b (N, K) given in blocks of rows.
+    """The shortest y, (width, K) float64, with the least |A y - b|, for A (N, width) and b (N, K) in blocks of rows.
 
     By a triangle that is carried from block to block, so that no square of A is formed.
     """

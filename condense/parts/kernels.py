@@ -266,7 +266,7 @@ class Network:
         return here[HERE]
 
     def variances(self, x: Tensor) -> list[Tensor]:
-        """The roots of the variances before each ReLU, (rows, columns, N) each: the kernel of images with themselves."""
+        """The roots of the variances before each ReLU, (rows, columns, N) each: the kernel of images and themselves."""
         z, found = places(x), list[Tensor]()
 
         def first(shift: Shift) -> Tensor:
