@@ -104,7 +104,8 @@ def test_dd_is_gradient_descent_in_turns_written_by_hand():
 def by_hand(world, before, window):
     """The loss after RaT-BPTT's training, as a function of images that only the last `window` steps see: Adam."""
     step, objective = world.step, world.run.recipe.objective
-    frozen = world.syn.freeze()
+    now = world.syn.freeze()
+    frozen = TensorSampler(now.task, now.x.clone(), now.y.clone())
     rng, real = step.rng.fold("student"), step.real.draw(objective.n, None, world.run.rng.fold("bilevel"), at=3)
     real = world.run.recipe.augment.sample(step.rng.fold("warp"), len(real))(real)
     start = {name: p.detach().clone() for name, p in world.module.named_parameters()}
@@ -136,7 +137,7 @@ def test_the_gradient_of_rat_bptt_equals_finite_differences_in_the_window(segmen
         recipe = rat_bptt(per_class=2).set("objective.window", 3).set("objective.fit.steps", 8)
         recipe = recipe.set("objective.n", 16).set("objective.segment", segment).set("labels", labels)
         world = World(recipe.set("objective.fit.lr", 0.02).set("objective.least", 2), index=3)
-        before, window = recipe.objective.place(world.step)
+        before, window = world.run.recipe.objective.place(world.step)
         assert 2 <= before <= 5
         assert window == 3
         value, found = by_hand(world, before, window), world.gradients()
