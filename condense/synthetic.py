@@ -97,6 +97,9 @@ class Synthetic(nn.Module, Sampler):
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""
 
+    def release(self) -> None:
+        """After the last step: drop what only the learning needed. The released form stays what it is."""
+
     def check(self) -> None:
         """Refuse values that are finite and make no sense; asked when a checkpoint is due. Raises `Diverged`."""
 
@@ -135,6 +138,9 @@ class Wrapped(Synthetic):
 
     def project(self, index: int) -> None:
         self.inner.project(index)
+
+    def release(self) -> None:
+        self.inner.release()
 
     def check(self) -> None:
         self.inner.check()

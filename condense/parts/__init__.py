@@ -15,14 +15,15 @@ from .budgets import PerClass, Ratio, Total
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
 from .features import Ensemble, FeatureKernel, LabelMargin
+from .implicit import Implicit
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
-from .parameterizations import Pixels, WithRate
+from .parameterizations import Averaged, Pixels, Preconditioned, WithRate
 from .pools import Fresh, NoModel, Online
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
-from .rules import LAMB, SGD, Adam
+from .rules import LAMB, SGD, AdaBelief, Adam
 from .schedules import Cosine, Drops, Learned, Linear, WarmCosine
 from .selections import OnValidation
 from .sums import Sum
@@ -38,6 +39,7 @@ def condense_components() -> list[type[Component]]:
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
         *(FeatureKernel, Ensemble, LabelMargin, LearnedLabels, Online, Beside, WarmCosine),
+        *(Implicit, AdaBelief, Averaged, Preconditioned),
         *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
