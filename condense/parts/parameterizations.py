@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -147,10 +147,13 @@ class _Averaged(Wrapped):
 
     def decode(self, index: Tensor | None, rng: Rng | None) -> Batch:
         """Before the first step, what the set starts from; a released set has the mean in place of its values."""
-        if rng is not None or not self.learned or not self.sum0.numel():
+        if rng is not None or self._released():
             return self.inner.decode(index, rng)
         found: Batch = functional_call(_Decoder(self.inner), self._means(), (index,))
         return found
+
+    def _released(self) -> bool:
+        return any(not self.get_buffer(f"sum{i}").numel() for i in range(len(self.learned)))
 
     def _means(self) -> dict[str, Tensor]:
         """The mean of each parameter, by its name in a `_Decoder`."""
@@ -163,10 +166,10 @@ class _Averaged(Wrapped):
 
     @torch.no_grad()
     def release(self) -> None:
-        if self.learned and self.sum0.numel():
-            for name, mean in self._means().items():
-                self.inner.get_parameter(name.removeprefix("inner.")).copy_(mean)
-                self.get_buffer(f"sum{self.learned.index(name.removeprefix('inner.'))}").data = mean.new_empty(0)
+        if not self._released():
+            for i, (name, mean) in enumerate(zip(self.learned, self._means().values(), strict=True)):
+                self.inner.get_parameter(name).copy_(mean)
+                setattr(self, f"sum{i}", mean.new_empty((0,) * mean.dim()))
         super().release()
 
 
@@ -205,6 +208,8 @@ class Preconditioned(Parameterization):
 class _Preconditioned(Wrapped):
     """matrix: (D, D), or (0, 0) once released."""
 
+    free: ClassVar[frozenset[str]] = frozenset({"matrix"})
+
     def __init__(self, inner: Synthetic) -> None:
         super().__init__(inner)
         blank = inner.task.form.flat(inner.task.form.blank(inner.task, 1))
@@ -228,10 +233,3 @@ class _Preconditioned(Wrapped):
         super().release()
         self.inner.fill(self.decode(None, None))
         self.matrix = nn.Parameter(torch.empty(0, 0, device=self.device))
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """A released set has no matrix."""
-        stored = state_dict.get(f"{prefix}matrix")
-        if stored is not None and not len(stored):
-            self.matrix = nn.Parameter(torch.empty(0, 0, device=self.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
