@@ -54,6 +54,7 @@ def condense(run: Run) -> Synthetic:
     if best is not None:
         best.release()
     recipe.labels.finish(syn, run)
+    syn.release()
     fill.check()
     return syn
 

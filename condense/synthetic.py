@@ -24,7 +24,7 @@ class Synthetic(nn.Module, Sampler):
     """
 
     size: int | None
-    free: ClassVar[frozenset[str]] = frozenset()  # buffers whose sizes only what is stored knows; loading takes them up
+    free: ClassVar[frozenset[str]] = frozenset()  # tensors whose sizes only what is stored knows; loading takes them up
     item_groups: Tensor
     y: Tensor
 
@@ -89,13 +89,18 @@ class Synthetic(nn.Module, Sampler):
     ) -> None:
         """Takes up the sizes of `free` first. What does not fit together is an error of loading."""
         for name in self.free & {key.removeprefix(prefix) for key in state_dict}:
-            setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.device))
+            stored, own = torch.empty_like(state_dict[prefix + name], device=self.device), getattr(self, name)
+            if own.shape != stored.shape:
+                setattr(self, name, nn.Parameter(stored) if isinstance(own, nn.Parameter) else stored)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)  # type: ignore[no-untyped-call]
         if problem := self.problem():
             rest[-1].append(problem)
 
     def project(self, index: int) -> None:
         """After the update of step `index`: clamp, anneal, replace."""
+
+    def release(self) -> None:
+        """After the last step: drop what only the learning needed. The released form stays what it is."""
 
     def check(self) -> None:
         """Refuse values that are finite and make no sense; asked when a checkpoint is due. Raises `Diverged`."""
@@ -143,6 +148,9 @@ class Wrapped(Synthetic):
 
     def project(self, index: int) -> None:
         self.inner.project(index)
+
+    def release(self) -> None:
+        self.inner.release()
 
     def check(self) -> None:
         self.inner.check()

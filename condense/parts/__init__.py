@@ -17,15 +17,16 @@ from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
 from .features import Ensemble, FeatureKernel, LabelMargin
+from .implicit import Implicit
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
 from .kernels import InfiniteConvNet, InfiniteMLP
 from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
-from .parameterizations import Pixels, WithRate
+from .parameterizations import Averaged, Pixels, Preconditioned, WithRate
 from .pools import Fresh, NoModel, Online
 from .ridge import CentredError, KernelOrthogonal, KernelRidge
-from .rules import LAMB, SGD, Adam, NormClipped
+from .rules import LAMB, SGD, AdaBelief, Adam, NormClipped
 from .schedules import Cosine, Drops, Learned, Linear, WarmCosine
 from .selections import OnValidation
 from .sequence import Sequence
@@ -37,12 +38,13 @@ from .trajectory import Trajectory
 def condense_components() -> list[type[Component]]:
     return [
         *(OwnLoss, TaskLoss, Fit, Constant, Tensors, Accuracy, RocAuc),
-        *(SGD, Adam, LAMB, NormClipped, Cosine, Drops, Linear, Learned, WarmCosine),
+        *(SGD, Adam, AdaBelief, LAMB, NormClipped, Cosine, Drops, Linear, Learned, WarmCosine),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
         *(InfiniteWidth, Ridge, Krr, Solved, FeatureKernel, Ensemble, LabelMargin),
         *(Fresh, NoModel, Online, Trained, Experts, Trajectories, Trajectory),
-        *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio, Pixels, WithRate),
-        *(NoAugment, Then, Beside, OnValidation, Bilevel, Sequence),
+        *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio),
+        *(Pixels, WithRate, Averaged, Preconditioned),
+        *(NoAugment, Then, Beside, OnValidation, Bilevel, Implicit, Sequence),
     ]

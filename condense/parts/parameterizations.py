@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from condense.axes import Labels, Parameterization
-from condense.errors import Diverged
+from condense.errors import BadValue, Diverged
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.synthetic import Synthetic, Wrapped
@@ -123,3 +125,132 @@ class _Rated(Paced):
 
     def rate(self, at: int) -> Tensor:
         return self.pace
+
+
+class Averaged(Parameterization):
+    """Another parameterization, of which a running mean over the outer steps is released.
+
+    The mean of examples and targets as they are stored, with weights that fall by `decay` from step to step and add up
+    to 1; networks of a pool and objectives see the values of the step. Source: RCIG (Loo et al., arXiv:2302.06755),
+    whose code evaluates a mean with decay 0.99.
+    """
+
+    inner: Parameterization = Pixels()
+    decay: float = Field(default=0.99, ge=0, lt=1)
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
+        return _Averaged(self, self.inner.empty(task, groups, labels))
+
+
+class _Averaged(Wrapped):
+    """Running sums of the parameters' values, and what their weights add up to; empty once released."""
+
+    weight: Tensor
+
+    def __init__(self, how: Averaged, inner: Synthetic) -> None:
+        super().__init__(inner)
+        self.decay = how.decay
+        self.learned = [name for name, _ in inner.named_parameters()]
+        for i, name in enumerate(self.learned):
+            self.register_buffer(f"sum{i}", torch.zeros_like(inner.get_parameter(name)))
+        self.register_buffer("weight", torch.zeros(()))
+        self.free = frozenset(f"sum{i}" for i in range(len(self.learned)))  # type: ignore[misc]
+
+    @torch.no_grad()
+    def project(self, index: int) -> None:
+        super().project(index)
+        for i, name in enumerate(self.learned):
+            self.get_buffer(f"sum{i}").lerp_(self.inner.get_parameter(name), 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+
+    def decode(self, index: Tensor | None, rng: Rng | None) -> Batch:
+        """Before the first step, what the set starts from; a released set has the mean in place of its values."""
+        if rng is not None or self._released():
+            return self.inner.decode(index, rng)
+        found: Batch = functional_call(_Decoder(self.inner), self._means(), (index,))
+        return found
+
+    def _released(self) -> bool:
+        return any(not self.get_buffer(f"sum{i}").numel() for i in range(len(self.learned)))
+
+    def _means(self) -> dict[str, Tensor]:
+        """The mean of each parameter, by its name in a `_Decoder`."""
+        means = {}
+        for i, name in enumerate(self.learned):
+            value = self.inner.get_parameter(name).detach()
+            mean = self.get_buffer(f"sum{i}") / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
+            means[f"inner.{name}"] = torch.where(self.weight > 0, mean, value)
+        return means
+
+    @torch.no_grad()
+    def release(self) -> None:
+        if not self._released():
+            for i, (name, mean) in enumerate(zip(self.learned, self._means().values(), strict=True)):
+                self.inner.get_parameter(name).copy_(mean)
+                setattr(self, f"sum{i}", mean.new_empty((0,) * mean.dim()))
+        super().release()
+
+
+class _Decoder(nn.Module):
+    """The released form of a set, as a module of its parameters."""
+
+    def __init__(self, inner: Synthetic) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, index: Tensor | None) -> Batch:
+        return self.inner.decode(index, None)
+
+
+class Preconditioned(Parameterization):
+    """Another parameterization, whose examples are multiplied by a learned matrix: a reshaped gradient, nothing more.
+
+    x = stored @ T with flattened examples and T (D, D), the identity at first, under the role "decoder". What is
+    released are the products; T is not stored. Source: the code of RFAD (Loo et al., NeurIPS 2022, arXiv:2210.12067).
+    """
+
+    inner: Parameterization = Pixels()
+
+    def reads(self, recipe: Recipe) -> Reads:
+        return Reads()
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        if not task.form.in_rows:
+            problem = f"multiplies examples of one size, and these are {task.form.noun}"
+            raise BadValue("parameterization", self.name, problem, "Use the inner one alone.")
+
+    def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
+        return _Preconditioned(self.inner.empty(task, groups, labels))
+
+
+class _Preconditioned(Wrapped):
+    """matrix: (D, D), or (0, 0) once released."""
+
+    free: ClassVar[frozenset[str]] = frozenset({"matrix"})
+
+    def __init__(self, inner: Synthetic) -> None:
+        super().__init__(inner)
+        blank = inner.task.form.flat(inner.task.form.blank(inner.task, 1))
+        self.matrix = nn.Parameter(torch.eye(blank.shape[1]))
+
+    def decode(self, index: Tensor | None, rng: Rng | None) -> Batch:
+        batch = self.inner.decode(index, rng)
+        return batch if not len(self.matrix) else batch.with_x(self._product(batch.x))
+
+    def _product(self, x: Any) -> Any:
+        form = self.task.form
+        packed = form.pack(x)
+        whole = packed[form.content]
+        return form.unpack({**packed, form.content: (whole.flatten(1) @ self.matrix).view(whole.shape)})
+
+    def roles(self) -> Mapping[str, list[nn.Parameter]]:
+        return {**self.inner.roles(), "decoder": [self.matrix]}
+
+    @torch.no_grad()
+    def release(self) -> None:
+        super().release()
+        self.inner.fill(self.decode(None, None))
+        self.matrix = nn.Parameter(torch.empty(0, 0, device=self.device))

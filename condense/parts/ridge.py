@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from condense.axes import Augment, Kernel, Loss, Objective, TaskLoss, Term
 from condense.data import Sampler
-from condense.errors import BadValue
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.running import Run, Step
@@ -35,17 +34,6 @@ def solve(gram: Tensor, targets: Tensor, ridge: float) -> Tensor:
     least = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
     bad = (failed > 0) | ~(factor.diagonal().square().min() > least)
     return torch.cholesky_solve(targets.double(), factor) + torch.where(bad, torch.nan, 0.0)
-
-
-def check_regular(gram: Tensor, ridge: float) -> None:
-    """Refuse a system that `solve` cannot solve, naming the two items that are most alike. Waits for the device.
-
-    Raises `BadValue`.
-    """
-    if bool(solve(gram, gram.new_zeros(len(gram), 1), ridge).isnan().any()):
-        pair, cosine = most_alike(gram.double())
-        problem = f"leaves the system singular: {alike(*(int(i) for i in pair), float(cosine))}"
-        raise BadValue("ridge", ridge, problem, "Take out one of them, or raise the ridge.")
 
 
 def most_alike(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,36 @@ class Adam(Rule):
         return dict(state)
 
 
+class AdaBelief(Rule):
+    """Adam whose second moment is of what the gradient's mean did not foresee (Zhuang et al., arXiv:2010.07468).
+
+    s = b2 s + (1 - b2) (g - m)^2 + eps, with the mean m that g is already part of, as in the paper and torch_optimizer;
+    optax takes the mean before it. The denominator is sqrt(s / (1 - b2^t)) + eps. torch has no such rule.
+    """
+
+    name = "adabelief"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: float = Field(default=1e-16, gt=0.0)
+
+    def init(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return Adam().init(params)
+
+    def update(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        b1, b2 = self.betas
+        new: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
+        for name, p in params.items():
+            count = state[f"{name}/count"] + 1
+            first = torch.lerp(state[f"{name}/first"], grads[name], 1 - b1)
+            away = grads[name] - first
+            second = torch.addcmul(state[f"{name}/second"] * b2 + self.eps, away, away, value=1 - b2)
+            new[name] = p - lr / seen(b1, count) * first / ((second / seen(b2, count)).sqrt() + self.eps)
+            kept |= {f"{name}/first": first, f"{name}/second": second, f"{name}/count": count}
+        return new, kept
+
+
 class LAMB(Rule):
     """Adam whose step is scaled, tensor by tensor, to the length of the parameter (You et al., arXiv:1904.00962).
 
