@@ -12,6 +12,7 @@ from condense.task import Tensors
 from .assets import Trained
 from .augment import NoAugment, Then
 from .budgets import PerClass, Ratio, Total
+from .by_experts import ExpertLogits, SoftTargets, Understood
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
 from .inits import Herding, KCenter, Noise, Real
@@ -24,6 +25,7 @@ from .ridge import CentredError, KernelOrthogonal, KernelRidge
 from .rules import LAMB, SGD, Adam
 from .schedules import Cosine, Drops, Learned, Linear
 from .selections import OnValidation
+from .subspace import Subspace
 from .sums import Sum
 from .trajectory import Trajectory
 
@@ -36,7 +38,8 @@ def condense_components() -> list[type[Component]]:
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError),
-        *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
+        *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory, Subspace),
+        *(ExpertLogits, SoftTargets, Understood),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
         *(NoAugment, Then, OnValidation),
     ]
