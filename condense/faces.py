@@ -21,7 +21,7 @@ from .program import called
 if TYPE_CHECKING:
     import typer
 
-PLANNING = ("run", "show")  # commands that make a plan: they get a face's defaults and options
+PLANNING = ("run", "show", "experts")  # commands that make a plan: they get a face's defaults and options
 FORM = "form"  # the argument of the commands that can be told to speak of some forms only
 
 
@@ -29,9 +29,10 @@ FORM = "form"  # the argument of the commands that can be told to speak of some 
 class Face:
     """What the program of one domain says otherwise than `condense`.
 
-    forms: names of the forms that its lists are about. defaults: of arguments of `run` and `show`. spelt: arguments
-    under another option, wherever they stand: name -> `Annotated[type, option(...)]`. own: options that `run` and
-    `show` have besides; `settle` turns the arguments of these two, own ones included, into those of condense.
+    forms: names of the forms that its lists are about. defaults: of arguments of the commands that make a plan
+    (`PLANNING`). spelt: arguments under another option, wherever they stand: name -> `Annotated[type, option(...)]`.
+    own: options that those commands have besides; `settle` turns their arguments, own ones included, into those of
+    condense.
     """
 
     program: str

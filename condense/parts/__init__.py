@@ -13,6 +13,7 @@ from .assets import Trained
 from .augment import Beside, NoAugment, Then
 from .bilevel import Bilevel
 from .budgets import PerClass, Ratio, Total
+from .by_experts import ExpertLogits, SoftTargets, Understood
 from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
@@ -30,6 +31,7 @@ from .rules import LAMB, SGD, AdaBelief, Adam, NormClipped
 from .schedules import Cosine, Drops, Learned, Linear, WarmCosine
 from .selections import OnValidation
 from .sequence import Sequence
+from .subspace import Subspace
 from .sums import Sum
 from .trajectory import Trajectory
 
@@ -43,7 +45,8 @@ def condense_components() -> list[type[Component]]:
         *(Joined, RelativeError),
         *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
         *(InfiniteWidth, Ridge, Krr, Solved, FeatureKernel, Ensemble, LabelMargin),
-        *(Fresh, NoModel, Online, Trained, Experts, Trajectories, Trajectory),
+        *(Fresh, NoModel, Online, Trained, Experts, Trajectories, Trajectory, Subspace),
+        *(ExpertLogits, SoftTargets, Understood),
         *(Noise, Real, Herding, KCenter, Hard, LearnedLabels, PerClass, Total, Ratio),
         *(Pixels, WithRate, Averaged, Preconditioned),
         *(NoAugment, Then, Beside, OnValidation, Bilevel, Implicit, Sequence),

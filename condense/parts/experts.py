@@ -28,6 +28,8 @@ from condense.snapshots import Dtype, Reader, Writer
 from condense.synthetic import Synthetic
 from condense.task import Task
 
+from .flat import Flat, FlatTraining
+
 INDEX, FORMAT = "index.json", 1
 TOGETHER = 8192  # examples in one training step of experts that are trained together
 TRAIN = "experts train"
@@ -77,6 +79,7 @@ class Index(BaseModel):
     format: int = FORMAT
     about: About
     fit: dict[str, Any]
+    flat: dict[str, Any] | None
     seed: int
     dtype: Dtype
     epochs: int
@@ -108,7 +111,8 @@ class Trajectories(Asset):
     They are found again by source, preprocessing, network, fit, `seed` (their own, not the run's) and `dtype`; a larger
     `count` trains what is missing. An interrupted training goes on after the last epoch that is on disk. On a GPU they
     are trained many at once, which gives what each gives alone, up to rounding. dtype: of storage; bfloat16 halves it.
-    Parameters are kept, and no buffers (batch norm's statistics). Source: MTT (arXiv:2203.11932), `buffer.py`.
+    Parameters are kept, and no buffers (batch norm's statistics). flat: look for flat minima, one expert after the
+    other. Source: MTT (arXiv:2203.11932), `buffer.py`; flat ones: FTD (arXiv:2211.11004).
     """
 
     net: Net
@@ -116,6 +120,7 @@ class Trajectories(Asset):
     count: int = Field(default=100, ge=1)
     seed: int = 0
     dtype: Dtype = "float32"
+    flat: Flat | None = None
 
     @field_validator("fit")
     @classmethod
@@ -140,7 +145,8 @@ class Trajectories(Asset):
         about = About.of(run, self.net)
         with Lock(folder):
             files.sweep(folder)
-            index = Index(about=about, fit=self.fit.dump(), seed=self.seed, dtype=self.dtype, epochs=self.epochs)
+            how = {"fit": self.fit.dump(), "flat": None if self.flat is None else self.flat.model_dump()}
+            index = Index(about=about, **how, seed=self.seed, dtype=self.dtype, epochs=self.epochs)
             if (folder / INDEX).is_file():
                 index = self._goes_on(Index.read(folder), index, folder)
             for group in self._groups(run, range(len(index.experts), self.count)):
@@ -159,7 +165,7 @@ class Trajectories(Asset):
     def _goes_on(self, found: Index, wanted: Index, folder: Path) -> Index:
         """What was found, if more of the same can stand beside it."""
         found.about.refuse(wanted.about, folder)
-        for key in ("fit", "seed", "dtype"):
+        for key in ("fit", "flat", "seed", "dtype"):
             own, asked = getattr(found, key), getattr(wanted, key)
             if own != asked:
                 remedy = "Give another folder with --out."
@@ -169,7 +175,7 @@ class Trajectories(Asset):
     def _groups(self, run: Run, members: range) -> list[range]:
         """Which experts are trained in step."""
         size, data = 1, run.splits.train
-        if run.device.type == "cuda" and len(members) > 1:
+        if run.device.type == "cuda" and len(members) > 1 and self.flat is None:
             module = self.net.make(run.task, Rng(self.seed).fold("expert", 0), run.device)
             if Crowd.fits(self.fit, module, data):
                 size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
@@ -178,7 +184,7 @@ class Trajectories(Asset):
     def _train(self, run: Run, folder: Path, members: range) -> list[Expert]:
         rngs = [Rng(self.seed).fold("expert", member) for member in members]
         modules = [self.net.make(run.task, rng, run.device) for rng in rngs]
-        loop: Loop = self.fit.begin(modules[0], rngs[0]) if len(members) == 1 else Crowd(self.fit, modules, rngs)
+        loop = self._begin(modules, rngs)
         names = [f"expert-{member:04d}.safetensors" for member in members]
         weights = [dict(module.named_parameters()) for module in modules]
         writers = [
@@ -198,6 +204,13 @@ class Trajectories(Asset):
         for writer in writers:
             writer.finish()
         return [Expert(file=name, snapshots=tuple(own)) for name, own in zip(names, sums, strict=True)]
+
+    def _begin(self, modules: Sequence[nn.Module], rngs: Sequence[Rng]) -> Loop:
+        if len(modules) > 1:
+            return Crowd(self.fit, modules, rngs)
+        if self.flat is not None:
+            return FlatTraining(self.fit, modules[0], rngs[0], self.flat)
+        return self.fit.begin(modules[0], rngs[0])
 
     def _finite(self, members: range, weights: Sequence[Mapping[str, Tensor]], epoch: int) -> None:
         for member, own in zip(members, weights, strict=True):
@@ -268,8 +281,15 @@ class Experts(Pool):
         if self.folder is not None:
             self._opened(run)
 
+    def readers(self, run: Run) -> list[Reader]:
+        """The experts, trained now where there are none."""
+        if self.folder is not None:
+            return self._opened(run)
+        found: list[Reader] = run.assets.get(self.experts)
+        return found
+
     def learners(self, run: Run, syn: Synthetic) -> Learners:
-        return _Stretches(self, run, run.assets.get(self.experts) if self.folder is None else self._opened(run))
+        return _Stretches(self, run, self.readers(run))
 
     def window(self, progress: float) -> int:
         """The number of epochs that may be the start, at least one."""

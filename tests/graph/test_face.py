@@ -65,7 +65,7 @@ def test_the_commands_are_those_of_condense_with_their_options_spelt_for_graphs(
     for name in theirs:
         expected = {"--nodes" if o == "--total" else o for o in theirs[name]} - {"--form"}
         assert ours[name] - {"--setting"} == expected
-        assert ("--setting" in ours[name]) == (name in ("run", "show"))
+        assert ("--setting" in ours[name]) == (name in ("run", "show", "experts"))
 
 
 def test_help_speaks_of_this_program_and_loads_no_torch():

@@ -164,9 +164,10 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_beats_random_images_on_digits_under_its_own_judge(tmp_path):
-    """One image per class, the embedded default's settings, 5 networks each. Minutes."""
-    artifact = condense.run("mtt", data="digits", per_class=1, out=tmp_path / "made")
+@pytest.mark.parametrize("name", ["mtt", "datm", "esp"])
+def test_it_beats_random_images_on_digits_under_its_own_judge(name, tmp_path):
+    """One image per class, the embedded default's settings, 5 networks each. About half a minute of one core."""
+    artifact = condense.run(name, data="digits", per_class=1, out=tmp_path / "made")
     artifact = condense.judge(artifact, full=False)
     found = {row["kind"]: row["accuracies"] for row in artifact.report["rows"]}
     mean = {kind: sum(values) / len(values) for kind, values in found.items()}
