@@ -28,7 +28,7 @@ from condense.synthetic import Synthetic
 from condense.task import Batch, Form, Task
 
 from .kernels import InfiniteMLP
-from .ridge import CentredError, coded, predict, solve
+from .ridge import CentredError, alike, coded, most_alike, predict, solve
 
 MATRICES = 4  # of M x M float64 numbers that a solution holds at once: kernel, with its ridge, factor, and one more
 
@@ -39,25 +39,11 @@ def solved(gram: Tensor, targets: Tensor, ridge: float, field: str) -> Tensor:
     Raises `BadValue` about `field`.
     """
     solution = solve(gram, targets, ridge)
-    matrix = gram.double()
-    matrix = (matrix + matrix.T) / 2
-    matrix = matrix + ridge * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype, device=gram.device)
-    pivots = torch.linalg.cholesky_ex(matrix)[0].diagonal().square()
-    least = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
-    if bool(solution.isfinite().all()) and bool(pivots.min() > least):
+    if bool(solution.isfinite().all()):
         return solution
-    raise BadValue(field, ridge, f"leaves the system singular: {alike(gram.double())}", "Drop one, or raise the ridge.")
-
-
-def alike(gram: Tensor) -> str:
-    """The two items of the largest cosine under the kernel, counted from 0, in a sentence."""
-    root = gram.diagonal().clamp_min(0).sqrt()
-    pairs = torch.ones_like(gram, dtype=torch.bool).tril(-1)
-    cosines = (gram / (root[:, None] * root)).nan_to_num(nan=0.0).masked_fill(~pairs, -torch.inf)
-    later, first = divmod(int(cosines.argmax()), len(gram))
-    cosine = float(cosines[later, first])
-    how = "are equal" if cosine > 1 - 1e-9 else f"are the most alike, with a cosine of {cosine:.6g}"
-    return f"of the items of the set, {first} and {later} {how}"
+    pair, cosine = most_alike(gram.double())
+    problem = f"leaves the system singular: {alike(*pair.tolist(), float(cosine))}"
+    raise BadValue(field, ridge, problem, "Drop one of them, or raise the ridge.")
 
 
 # -- a learner ------------------------------------------------------------------------------------------------------

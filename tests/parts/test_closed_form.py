@@ -96,7 +96,7 @@ def test_equal_items_without_a_ridge_are_named():
     twice = TensorSampler(splits.task, x, data.y)
     module = NETWORK.make(splits.task, Rng(0))
     with pytest.raises(
-        BadValue, match=r"ridge: leaves the system singular: of the items of the set, 1 and 4 are equal"
+        BadValue, match=r"ridge: leaves the system singular: items 1 and 4 of the set are equal"
     ):
         Ridge(ridge=0.0)(module, twice, Rng(0))
     assert Ridge(ridge=1e-6)(module, twice, Rng(0))(x).isfinite().all()
@@ -180,7 +180,7 @@ def test_label_solve_names_two_equal_items():
     x = splits.train.x.clone()
     x[splits.train.y == 0] = x[0].clone()
     twice = replace(splits, train=type(splits.train)(splits.task, x, splits.train.y))
-    with pytest.raises(BadValue, match=r"labels\.ridge: .*0 and 1 are equal"):
+    with pytest.raises(BadValue, match=r"labels\.ridge: .*items 0 and 1 of the set are equal"):
         condense(toy_run(recipe_of(Solved(ridge=0.0)), twice))
 
 
