@@ -42,7 +42,8 @@ def solved(gram: Tensor, targets: Tensor, ridge: float, field: str) -> Tensor:
     if bool(solution.isfinite().all()):
         return solution
     pair, cosine = most_alike(gram.double())
-    problem = f"leaves the system singular: {alike(*pair.tolist(), float(cosine))}"
+    i, j = (int(place) for place in pair)
+    problem = f"leaves the system singular: {alike(i, j, float(cosine))}"
     raise BadValue(field, ridge, problem, "Drop one of them, or raise the ridge.")
 
 
