@@ -184,9 +184,9 @@ class Krr(Protocol):
     """Kernel ridge regression on the set, in closed form: the judge of KIP (arXiv:2011.00050, 2107.13034).
 
     kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Fixed labels are coded as
-    one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in it: n counts
-    sets of several seeds. All real data are judged by the same rules where their kernel matrix fits into memory.
-    A network asked for by name is refused.
+    one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in
+    it: n counts sets of several seeds. All real data are judged by the same rules where their kernel matrix fits into
+    memory. A network asked for by name is refused.
     """
 
     whole: ClassVar[bool] = True

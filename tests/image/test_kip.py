@@ -32,7 +32,7 @@ def method(name, **settings):
     return registry().recipe(name)(**settings)
 
 
-# -- settings, written down a second time from the notebook and the papers ----------------------------------------------
+# -- settings, written down a second time from the notebook and the papers -------------------------------------------
 
 
 def test_kip_is_what_its_notebook_runs_with_learned_labels():
@@ -76,7 +76,7 @@ def test_the_figures_are_the_published_ones(name, data, per_class, figure):
     assert settings_for(registry().recipe(name), data, per_class).accuracy == figure
 
 
-# -- mathematics --------------------------------------------------------------------------------------------------------
+# -- mathematics ----------------------------------------------------------------------------------------------------
 
 KERNELS = [InfiniteMLP(depth=2), InfiniteConvNet(depth=2)]
 

@@ -95,9 +95,7 @@ def test_equal_items_without_a_ridge_are_named():
     x[4] = x[1]
     twice = TensorSampler(splits.task, x, data.y)
     module = NETWORK.make(splits.task, Rng(0))
-    with pytest.raises(
-        BadValue, match=r"ridge: leaves the system singular: of the items of the set, 1 and 4 are equal"
-    ):
+    with pytest.raises(BadValue, match=r"ridge: leaves the system singular: .* 1 and 4 are equal"):
         Ridge(ridge=0.0)(module, twice, Rng(0))
     assert Ridge(ridge=1e-6)(module, twice, Rng(0))(x).isfinite().all()
 
