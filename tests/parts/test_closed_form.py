@@ -79,6 +79,7 @@ def test_the_kernel_is_a_field_and_numbers_of_two_kernels_have_other_rules():
     assert conv.nets == (InfiniteWidth(kernel=InfiniteConvNet(depth=2)),)
     assert conv.rules_digest() != Krr().rules_digest()
     assert member(Protocol, {**conv.dump(), "kernel": "infinite-mlp"}).nets == Krr().nets
+    assert Krr(repeats=20).repeats == 1, "there is no chance in it"
     with pytest.raises(ValueError, match="krr asks a kernel"):
         Krr(nets=(ToyNet(),))
 
