@@ -171,16 +171,16 @@ class Krr(Protocol):
     """Kernel ridge regression on the set, in closed form: the judge of KIP (arXiv:2011.00050, 2107.13034).
 
     kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Fixed labels are coded as
-    one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in it: n counts
-    sets of several seeds. All real data are judged by the same rules where their kernel matrix fits into memory.
-    A network asked for by name is refused.
+    one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in
+    it: however many repeats are asked for, one is judged, and n counts sets of several seeds. All real data are judged
+    by the same rules where their kernel matrix fits into memory. A network asked for by name is refused.
     """
 
     whole: ClassVar[bool] = True
     kernel: Kernel = InfiniteMLP()
     ridge: float = Field(default=1e-6, ge=0)
     nets: tuple[Net, ...] = ()  # follows from the kernel
-    repeats: int = Field(default=1, ge=1, le=1)
+    repeats: int = Field(default=1, ge=1)
     record: int | None = Field(default=1, ge=1, le=1)
     keep: Literal["last"] = "last"
 
@@ -190,6 +190,7 @@ class Krr(Protocol):
         if other:
             raise BadValue("net", other[0], "is a network, and krr asks a kernel", "Set protocol.kernel.")
         object.__setattr__(self, "nets", (InfiniteWidth(kernel=self.kernel),))
+        object.__setattr__(self, "repeats", 1)
         return self
 
     def fit(self, data: Sampler) -> Learn:

@@ -309,15 +309,15 @@ class Network:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def per_pair(self, graph: bool, item: int) -> int:
-        """Bytes that a pair of images takes while its block is computed. graph: with gradients."""
+    def per_pair(self, live: bool, item: int) -> int:
+        """Bytes that a pair of images takes while its block is computed. live: with gradients."""
         reach = self.reach(1 if self.pooling else 0)
         cells = [
             sum((h - abs(di)) * (w - abs(dj)) for di, dj in r) for r, (h, w) in zip(reach, self.sizes, strict=True)
         ]
         arrays = 2 if self.tangent else 1
         waiting = max(arrays * sum(pair) for pair in itertools.pairwise([0, *cells[1:], 0]))
-        kept = sum(KEPT * layers * held for layers, held in zip(self.stages, cells, strict=True)) if graph else 0
+        kept = sum(KEPT * layers * held for layers, held in zip(self.stages, cells, strict=True)) if live else 0
         return item * (waiting + kept + ARRAYS * self.size[0] * self.size[1])
 
     def per_image(self, item: int) -> int:
@@ -352,12 +352,12 @@ def both(size: Sequence[int], shift: Shift) -> tuple[tuple[slice, slice], tuple[
 # -- in blocks ------------------------------------------------------------------------------------------------------
 
 
-def pairs_at_once(network: Network, dtype: torch.dtype, device: str, graph: bool, memory: int) -> int:
+def pairs_at_once(network: Network, dtype: torch.dtype, device: str, live: bool, memory: int) -> int:
     """How many pairs of images make a block that stays within `memory` bytes; on a CPU few enough for its cache.
 
     Raises `BadValue` where one pair does not fit.
     """
-    pair, image = network.per_pair(graph, dtype.itemsize), network.per_image(dtype.itemsize)
+    pair, image = network.per_pair(live, dtype.itemsize), network.per_image(dtype.itemsize)
     found = math.floor(((image**2 + pair * memory) ** 0.5 - image) ** 2 / pair**2)  # n pairs are of 2 sqrt(n) images
     if found < 1:
         problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * image) / MIB)} MiB"
@@ -372,9 +372,9 @@ def blocks_of(n: int, m: int, pairs: int) -> tuple[int, int]:
     return min(n, max(1, pairs // columns)), columns
 
 
-def again(function: Callable[..., Any], graph: bool, *parts: Any) -> Any:
+def again(function: Callable[..., Any], live: bool, *parts: Any) -> Any:
     """function(*parts), whose intermediates are computed again for the backward pass instead of being kept."""
-    return checkpoint(function, *parts, use_reentrant=False, preserve_rng_state=False) if graph else function(*parts)
+    return checkpoint(function, *parts, use_reentrant=False, preserve_rng_state=False) if live else function(*parts)
 
 
 def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
@@ -382,8 +382,8 @@ def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
 
     Where b is a, one triangle of blocks is computed. memory: bytes of a block, beside inputs and result.
     """
-    graph = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    pairs = pairs_at_once(network, a.dtype, a.device.type, graph, memory)
+    live = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    pairs = pairs_at_once(network, a.dtype, a.device.type, live, memory)
     rows, columns = blocks_of(len(a), len(b), pairs)
     if b is a:
         rows = columns = max(1, min(len(a), math.isqrt(pairs)))
@@ -394,16 +394,16 @@ def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
         made.append([])
         for j, (y, of_y) in enumerate(right):
             mirrored = b is a and j < i
-            block = made[j][i].mT if mirrored else again(network.block, graph, x, y, of_x, of_y)
+            block = made[j][i].mT if mirrored else again(network.block, live, x, y, of_x, of_y)
             made[i].append((block + block.mT) / 2 if b is a and j == i else block)  # rounding differs by place
     return torch.cat([torch.cat(row, dim=1) for row in made])
 
 
 def sides(network: Network, x: Tensor, length: int, most: int) -> list[tuple[Tensor, list[Tensor]]]:
     """Images in pieces of `length`, each with its variances; these are computed for at most `most` images at once."""
-    graph = torch.is_grad_enabled() and x.requires_grad
+    live = torch.is_grad_enabled() and x.requires_grad
     few = max(1, min(most, CELLS // math.prod(x.shape[1:])))
-    found = [again(network.variances, graph, part) for part in x.split(few)]
+    found = [again(network.variances, live, part) for part in x.split(few)]
     roots = [torch.cat(layer, dim=-1).split(length, dim=-1) for layer in zip(*found, strict=True)]
     return [(part, list(of)) for part, *of in zip(x.split(length), *roots, strict=True)]
 

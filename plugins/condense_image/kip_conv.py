@@ -1,8 +1,8 @@
 """KIP with convolutional kernels (Nguyen, Novak, Xiao and Lee, NeurIPS 2021, arXiv:2107.13034).
 
 As `kip` and `label-solve`, with the tangent kernel of an infinitely wide ConvNet: one 3 x 3 convolution with ReLU in
-front, then three of them with 2 x 2 average pooling, and a dense layer. Images of three channels are whitened
-(`zca-kip`), grey ones standardised: rows beside the recipe. The judge is `krr` with the same kernel.
+front, then three of them with 2 x 2 average pooling, and a dense layer. Images are standardised by channel; those of
+CIFAR and SVHN are whitened (`zca-kip`), by the rows beside the recipe. The judge is `krr` with the same kernel.
 
 Its cost is that of the kernel, some 50 ms of one core for each pair of 3 x 32 x 32 images, and three times as much with
 gradients (docs/speed.md): a step of 10 images and 5,000 real ones takes two hours on a core. The authors computed it on
@@ -27,7 +27,7 @@ from .kip import inducing_points, solved_labels
     protocol="krr",
 )
 def kip_conv(*, per_class: int = 10, iterations: int = 1000) -> Recipe:
-    return inducing_points(per_class, iterations, InfiniteConvNet(), named(Preprocess, "zca-kip"))
+    return inducing_points(per_class, iterations, InfiniteConvNet(), named(Preprocess, "normalise"))
 
 
 @published(
@@ -37,7 +37,7 @@ def kip_conv(*, per_class: int = 10, iterations: int = 1000) -> Recipe:
     protocol="krr",
 )
 def label_solve_conv(*, per_class: int = 10) -> Recipe:
-    return solved_labels(per_class, InfiniteConvNet(), named(Preprocess, "zca-kip"))
+    return solved_labels(per_class, InfiniteConvNet(), named(Preprocess, "normalise"))
 
 
 @hookimpl

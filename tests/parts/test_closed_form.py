@@ -79,6 +79,7 @@ def test_the_kernel_is_a_field_and_numbers_of_two_kernels_have_other_rules():
     assert conv.nets == (InfiniteWidth(kernel=InfiniteConvNet(depth=2)),)
     assert conv.rules_digest() != Krr().rules_digest()
     assert member(Protocol, {**conv.dump(), "kernel": "infinite-mlp"}).nets == Krr().nets
+    assert Krr(repeats=20).repeats == 1, "there is no chance in it"
     with pytest.raises(ValueError, match="krr asks a kernel"):
         Krr(nets=(ToyNet(),))
 
@@ -95,9 +96,7 @@ def test_equal_items_without_a_ridge_are_named():
     x[4] = x[1]
     twice = TensorSampler(splits.task, x, data.y)
     module = NETWORK.make(splits.task, Rng(0))
-    with pytest.raises(
-        BadValue, match=r"ridge: leaves the system singular: items 1 and 4 of the set are equal"
-    ):
+    with pytest.raises(BadValue, match=r"ridge: leaves the system singular: items 1 and 4 of the set are equal"):
         Ridge(ridge=0.0)(module, twice, Rng(0))
     assert Ridge(ridge=1e-6)(module, twice, Rng(0))(x).isfinite().all()
 
