@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from . import clipping
@@ -22,6 +23,7 @@ from .rng import Rng
 from .task import Batch, Task
 
 if TYPE_CHECKING:
+    from .fit import Loop
     from .recipe import Reads, Recipe
     from .running import Run, Step
     from .synthetic import Synthetic
@@ -343,9 +345,33 @@ class Schedule(Component):
 
 
 class Learn(Component):
-    """How a network becomes a predictor on a sampler: `Fit`, and later `Ridge` and `Replay`."""
+    """How a network becomes a predictor on a sampler: `Fit` trains it, `Ridge` solves for it.
+
+    batch: examples of one step; None: all.
+    """
 
     axis: ClassVar[str] = "learn"
+    batch: int | None = Field(default=None, ge=1)
+
+    @abstractmethod
+    def length(self, data: Sampler) -> int:
+        """Steps on `data`."""
+
+    @abstractmethod
+    def begin(self, module: nn.Module, rng: Rng) -> Loop:
+        """The loop that takes these steps for one network."""
+
+    def crowd(self, modules: Sequence[nn.Module], rngs: Sequence[Rng]) -> Loop:
+        """One loop for many networks of one shape; asked for only where `together`."""
+        raise NotBuilt("learn", self.name, "takes one network at a time", "Ask with together=False.")
+
+    def together(self, module: nn.Module, data: Sampler) -> bool:
+        """Can networks like this one be taken through these steps together, equal to one by one?"""
+        return False
+
+    def interval(self, data: Sampler, looks: int) -> int:
+        """Steps between two looks at validation, of which there is one after every `looks` epochs, or steps."""
+        return looks
 
     @abstractmethod
     def __call__(self, module: nn.Module, data: Sampler, rng: Rng) -> Callable[[Any], Tensor]:

@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from . import execution, files
-from .axes import Net, Transform
+from .axes import Learn, Net, Transform
 from .checkpoint import private_folder
-from .component import digest
+from .component import Component, digest
 from .data import VALIDATE, Sampler, Source, Splits, TensorSampler, feed
 from .errors import BadData, BadValue
-from .fit import Crowd, Fit, Loop
-from .keeping import Best, interval
+from .fit import Loop
+from .keeping import Best
 from .machine import fresh_peak, machine, peak_memory
 from .metrics import suspicions
 from .plugins import versions
@@ -208,7 +208,7 @@ def network_key(seed: int, net: Net, number: int) -> Rng:
     return Rng(seed).fold("judge", net.digest(), number)
 
 
-def stops(protocol: Protocol, fit: Fit, data: Sampler, test: Source) -> list[int]:
+def stops(protocol: Protocol, fit: Learn, data: Sampler, test: Source) -> list[int]:
     """The training steps after which networks are tested, the last step at the end; see `Protocol.record`."""
     total = fit.length(data)
     affordable = SHARE * 3 * total * min(fit.batch or len(data), len(data)) / len(test)  # one step costs three passes
@@ -244,7 +244,7 @@ class Judge:
     test: Source
     chooser: Source | None
     protocol: Protocol
-    fit: Fit
+    fit: Learn
     seed: int
     kept: Kept
     together: bool
@@ -282,7 +282,7 @@ class Judge:
         data, size = self.candidate.data, 1
         if self.together and len(numbers) > 1 and self.chooser is None:
             module = net.make(data.task, network_key(self.seed, net, 0), data.device)
-            if Crowd.fits(self.fit, module, data):
+            if self.fit.together(module, data):
                 size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
         return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
 
@@ -291,7 +291,7 @@ class Judge:
         started = time.monotonic()
         modules = [net.make(data.task, key.fold("make"), data.device) for key in keys]
         trains = [key.fold("train") for key in keys]
-        loop = self.fit.begin(modules[0], trains[0]) if len(keys) == 1 else Crowd(self.fit, modules, trains)
+        loop = self.fit.begin(modules[0], trains[0]) if len(keys) == 1 else self.fit.crowd(modules, trains)
         best = None if self.chooser is None else Best(modules[0])
         at = stops(self.protocol, self.fit, data, self.test)
         curves: list[list[tuple[int, float]]] = [[] for _ in numbers]
@@ -312,7 +312,7 @@ class Judge:
     def _advance(self, loop: Loop, to: int, total: int, best: Best | None) -> None:
         """Train up to step `to` of `total`; `best` sees the network on the way."""
         data = self.candidate.data
-        every = max(1, total) if best is None else interval(self.protocol, self.fit, data)
+        every = max(1, total) if best is None else self.fit.interval(data, self.protocol.look)
         while loop.at < to:
             step = min(to, (loop.at // every + 1) * every)
             loop.advance(data, step - loop.at, of=total)
@@ -374,9 +374,10 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {**machine(device), "passes": execution.current().kind}
 
 
-def shown(net: Net) -> str:
-    """The architecture in short: its name, and what differs from its defaults."""
+def shown(net: Component) -> str:
+    """The architecture in short: its name, and what differs from its defaults, of its parts too."""
     settings = {k: v for k, v in net.model_dump(mode="json", exclude_defaults=True).items() if k != "name"}
+    settings = {k: shown(part) if isinstance(part := getattr(net, k), Component) else v for k, v in settings.items()}
     return f"{net.name}({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else net.name
 
 

@@ -59,6 +59,9 @@ class Fit(Learn):
             return self.steps
         return (self.epochs or 0) * data.chunks(self.batch)
 
+    def interval(self, data: Sampler, looks: int) -> int:
+        return looks * (1 if self.epochs is None else data.chunks(self.batch))
+
     def begin(self, module: nn.Module, rng: Rng) -> Training:
         return Training(self, module, rng)
 
@@ -76,6 +79,12 @@ class Fit(Learn):
         from .unrolling import unroll
 
         return unroll(self, module, params, data, rng, steps, graph_from, segment)
+
+    def crowd(self, modules: Sequence[nn.Module], rngs: Sequence[Rng]) -> Crowd:
+        return Crowd(self, modules, rngs)
+
+    def together(self, module: nn.Module, data: Sampler) -> bool:
+        return Crowd.fits(self, module, data)
 
     def __call__(self, module: nn.Module, data: Sampler, rng: Rng) -> Callable[[Any], Tensor]:
         self.begin(module, rng).advance(data, self.length(data))

@@ -10,10 +10,6 @@ import math
 
 from torch import Tensor, nn
 
-from .data import Sampler
-from .fit import Fit
-from .protocol import Protocol
-
 
 class Best:
     """The weights and buffers under which the network scored highest; of equal scores the first counts.
@@ -36,8 +32,3 @@ class Best:
         """Put them back into the network."""
         if self.weights is not None:
             self.module.load_state_dict(self.weights)
-
-
-def interval(protocol: Protocol, fit: Fit, data: Sampler) -> int:
-    """Training steps between two looks at validation: see `Protocol.look`."""
-    return protocol.look * (1 if fit.epochs is None else data.chunks(fit.batch))

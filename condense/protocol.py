@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from .axes import Metric, Net
+from .axes import Learn, Metric, Net
 from .component import Component, digest
 from .data import Sampler
 from .metrics import Accuracy
 from .task import Task
-
-if TYPE_CHECKING:
-    from .fit import Fit
 
 
 class Protocol(Component):
@@ -43,7 +40,7 @@ class Protocol(Component):
     look: int = Field(default=1, ge=1)
 
     @abstractmethod
-    def fit(self, data: Sampler) -> Fit:
+    def fit(self, data: Sampler) -> Learn:
         """How a network is trained on the set `data`; counted in epochs, or in steps that may depend on its size."""
 
     def rules(self) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from condense.task import Tensors
 from .assets import Trained
 from .augment import Beside, NoAugment, Then
 from .budgets import PerClass, Ratio, Total
+from .closed_form import InfiniteWidth, Krr, Ridge, Solved
 from .distances import RowCosine, SquaredError
 from .experts import Experts, Trajectories
 from .features import Ensemble, FeatureKernel, LabelMargin
 from .implicit import Implicit
 from .inits import Herding, KCenter, Noise, Real
 from .joined import Joined, RelativeError
+from .kernels import InfiniteConvNet, InfiniteMLP
 from .labels import Hard, LearnedLabels
 from .matching import ClassWise, Gradient, Joint, Matching, MeanFeature
 from .parameterizations import Averaged, Pixels, Preconditioned, WithRate
@@ -37,8 +39,9 @@ def condense_components() -> list[type[Component]]:
         *(SGD, Adam, LAMB, Cosine, Drops, Linear, Learned),
         *(Gradient, MeanFeature, RowCosine, SquaredError, ClassWise, Joint, Matching),
         *(Joined, RelativeError),
-        *(Sum, KernelRidge, KernelOrthogonal, CentredError),
-        *(FeatureKernel, Ensemble, LabelMargin, LearnedLabels, Online, Beside, WarmCosine),
+        *(Sum, KernelRidge, KernelOrthogonal, CentredError, InfiniteMLP, InfiniteConvNet),
+        *(InfiniteWidth, Ridge, Krr, Solved, LearnedLabels),
+        *(FeatureKernel, Ensemble, LabelMargin, Online, Beside, WarmCosine),
         *(Implicit, AdaBelief, Averaged, Preconditioned),
         *(Fresh, NoModel, Trained, Experts, Trajectories, Trajectory),
         *(Noise, Real, Herding, KCenter, Hard, PerClass, Total, Ratio, Pixels, WithRate),
