@@ -17,6 +17,7 @@ H v = dF/dw. Both w and v minimise a quadratic of the Hessian H, and are found b
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -69,6 +70,9 @@ class Implicit(Objective):
     support: Augment | None = None
 
     def state(self, run: Run) -> nn.Module:
+        with warnings.catch_warnings():  # torch warns of itself when it first takes forward derivatives
+            warnings.simplefilter("ignore", FutureWarning)
+            jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
         return Rates(run.device)
 
     def __call__(self, step: Step) -> list[Term]:

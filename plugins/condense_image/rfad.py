@@ -35,7 +35,7 @@ from condense.recipe import Group, Outer, Published, Recipe, published
     paper="arXiv:2210.12067",
     title="RFAD: ridge regression with the kernel of random networks, and a learned temperature",
     settings="published/rfad.toml",
-    protocol="frepo",
+    protocol="krr",
 )
 def rfad(*, per_class: int = 10, iterations: int = 10_000) -> Recipe:
     kernel = FeatureKernel(scale=2.0, shift=0.01, mean=True)
