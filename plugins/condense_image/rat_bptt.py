@@ -17,7 +17,8 @@ updates; by the authors' answer to an issue 1,200 suffice: 12,000 updates here.
 Whitening: notes on this method say kornia's; the code centres each image, scales it to length 1, and regularises by a
 tenth of the mean eigenvalue, which is `zca-kip` but for its scaling of channels.
 
-Not built: 50 of the classes in each step, as for Tiny-ImageNet and ImageNet.
+Not built: steps on one image of each class (CIFAR-100 at 10; here on as many of all classes), and on 50 of the classes
+(Tiny-ImageNet, ImageNet).
 """
 
 from __future__ import annotations
