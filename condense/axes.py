@@ -63,6 +63,12 @@ class Objective(HandedTheSource):
 
     axis: ClassVar[str] = "objective"
 
+    def held(self, items: int) -> int:
+        """Examples of a set of `items` whose passes are held for a gradient at once: steps that are unrolled times
+        their batch; 0 where the largest batch of the recipe says it.
+        """
+        return 0
+
     @abstractmethod
     def __call__(self, step: Step) -> Iterable[Term]:
         """The terms of one outer step, lazily: with `commit="term"` the next term sees the last update."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .axes import Net, Pairing
+from .axes import Net, Objective, Pairing
 from .data import Sampler, Source
 from .errors import NoRoom
 from .protocol import Protocol
@@ -23,7 +23,9 @@ def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
     needed, free = estimate(recipe, source), available(device)
     if needed > free:
         problem = f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free on {device}"
-        remedy = "Ask for a smaller set, smaller batches (objective.pairing.n), or a narrower network."
+        unrolled = any(isinstance(part, Objective) and part.held(1) for part in recipe.walk())
+        fewer = "fewer steps at a time (objective.segment)" if unrolled else "smaller batches (objective.pairing.n)"
+        remedy = f"Ask for a smaller set, {fewer}, or a narrower network."
         raise NoRoom("memory", f"{needed / 2**30:.1f} GiB", problem, remedy)
 
 
@@ -39,6 +41,7 @@ def estimate(recipe: Recipe, source: Source) -> int:
         if (size := _whole(part, key))
     ]
     rows = min(max([*sizes, 1]), max(items, len(source)))
+    rows = max([rows, *(part.held(items) for part in recipe.walk() if isinstance(part, Objective))])
     nets = [part for part in recipe.walk() if isinstance(part, Net)]
     return stored + max([PASSES * rows * activations(net, task) for net in nets], default=0)
 

@@ -145,8 +145,9 @@ class Trajectories(Asset):
         about = About.of(run, self.net)
         with Lock(folder):
             files.sweep(folder)
-            how = {"fit": self.fit.dump(), "flat": None if self.flat is None else self.flat.model_dump()}
-            index = Index(about=about, **how, seed=self.seed, dtype=self.dtype, epochs=self.epochs)
+            flat = None if self.flat is None else self.flat.model_dump()
+            how = {"fit": self.fit.dump(), "flat": flat, "seed": self.seed, "dtype": self.dtype}
+            index = Index.model_validate({"about": about, "epochs": self.epochs, **how})
             if (folder / INDEX).is_file():
                 index = self._goes_on(Index.read(folder), index, folder)
             for group in self._groups(run, range(len(index.experts), self.count)):

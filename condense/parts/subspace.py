@@ -40,6 +40,9 @@ class Subspace(Objective):
                 "pool", recipe.pool.name, "lends no path of an expert, which the subspace is made of", remedy
             )
 
+    def held(self, items: int) -> int:
+        return items
+
     def __call__(self, step: Step) -> list[Term]:
         path = [dict(step.learner.path[i]) for i in range(len(step.learner.path))]
         names, rng = list(path[0]), step.rng.fold("subspace")

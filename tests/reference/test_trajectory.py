@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from condense import memory
 from condense.data import TensorSampler
 from condense.engine import condense
+from condense.errors import NoRoom
 from condense.fit import Fit
+from condense.parts.by_experts import SoftTargets
 from condense.parts.experts import Experts, Trajectories
 from condense.parts.parameterizations import WithRate
 from condense.parts.rules import SGD
@@ -17,7 +20,7 @@ from condense.parts.schedules import Learned
 from condense.parts.trajectory import Trajectory
 from condense.rng import Rng
 from condense.running import Limits, Paused, Step
-from condense.testing import Raw, ToyNet, toy_recipe, toy_run, toys
+from condense.testing import Raw, ToyNet, toy_recipe, toy_run, toy_splits, toys
 
 GROUPS = [
     {"role": "images", "rule": {"name": "sgd", "momentum": 0.5}, "lr": 3.0},
@@ -44,21 +47,29 @@ def recipe(dtype="float64", augment=None, steps=4, batch=4, outer=2, **how):
 
 
 class World:
-    """One outer step on 6 images of 3 classes and a step size, in float64, whose set is given as leaves."""
+    """One outer step on 6 images of 3 classes and a step size, in float64, whose set is given as leaves.
 
-    def __init__(self, **how):
+    soft: labels are logits that are learned, as DATM's.
+    """
+
+    def __init__(self, soft=False, **how):
         self.run = toy_run(recipe(**how))
         self.learner = self.run.recipe.pool.learners(self.run, None).next(0)
         g = torch.Generator().manual_seed(3)
         self.x = torch.randn(6, 1, 8, 8, generator=g, dtype=torch.float64)
         self.y = torch.arange(3).repeat_interleave(2)
         self.rate = torch.tensor(0.3, dtype=torch.float64)
+        self.set = {"x": self.x, "rate": self.rate}
+        if soft:
+            self.set["y"] = 2 * torch.randn(6, 3, generator=g, dtype=torch.float64)
 
     def leaves(self):
-        return {"x": self.x.clone().requires_grad_(), "rate": self.rate.clone().requires_grad_()}
+        return {name: value.clone().requires_grad_() for name, value in self.set.items()}
 
-    def loss(self, x, rate):
-        sampler = TensorSampler(self.run.task, x, self.y, rate=lambda at: rate)
+    def loss(self, x, rate, y=None):
+        own = self.y if y is None else y
+        loss = None if y is None else SoftTargets()
+        sampler = TensorSampler(self.run.task, x, own, loss=loss, rate=lambda at: rate)
         (term,) = self.run.recipe.objective(Step(self.run, 0, self.learner, sampler))
         return term.losses["trajectory"]
 
@@ -85,10 +96,11 @@ def test_the_loss_is_that_of_a_student_trained_by_hand():
 
 
 @pytest.mark.parametrize("augment", [None, "dsa"])
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("segment", [None, 3])
-def test_gradients_equal_finite_differences(augment, segment):
+def test_gradients_equal_finite_differences(augment, soft, segment):
     """On 3 coordinates drawn by seed among those whose gradient is in the top tenth."""
-    world = World(augment=augment, segment=segment)
+    world = World(augment=augment, soft=soft, segment=segment)
     _, found = world.gradients()
     for name, grad in found.items():
         flat = grad.flatten()
@@ -104,7 +116,8 @@ def test_gradients_equal_finite_differences(augment, segment):
 
 @pytest.mark.parametrize("segment", [1, 3, 10])
 def test_in_pieces_the_gradient_is_the_plain_one(segment):
-    (value, whole), (again, pieces) = World(steps=10).gradients(), World(steps=10, segment=segment).gradients()
+    worlds = World(steps=10, soft=True), World(steps=10, soft=True, segment=segment)
+    (value, whole), (again, pieces) = (world.gradients() for world in worlds)
     assert again.item() == value.item()
     for name, grad in pieces.items():
         assert grad.abs().max() > 0
@@ -151,6 +164,21 @@ def test_in_pieces_memory_hardly_grows_with_the_steps():
     assert peak(80, None) > 6 * peak(10, None)
     assert peak(80, 10) < 1.5 * peak(10, 10)
     assert peak(80, 10) < 1.5 * peak(10, None)
+
+
+def test_what_a_run_will_need_of_memory_counts_the_steps_that_are_recorded(monkeypatch):
+    source = toy_splits().train
+    made, pieced, cut = (
+        recipe("float32", steps=500, batch=b, segment=n) for b, n in ((None, None), (None, 20), (4, None))
+    )
+    each = memory.PASSES * memory.activations(ToyNet(), source.task)
+    whole, pieces, smaller = (memory.estimate(one, source) for one in (made, pieced, cut))
+    assert whole - pieces == 6 * (500 - 20) * each
+    assert whole - smaller == 2 * 500 * each
+    monkeypatch.setattr(memory, "available", lambda device: whole - 1)
+    with pytest.raises(NoRoom, match=r"fewer steps at a time \(objective.segment\)"):
+        memory.check_memory(made, source, torch.device("cpu"))
+    memory.check_memory(pieced, source, torch.device("cpu"))
 
 
 def test_a_stretch_above_the_limit_moves_nothing():
