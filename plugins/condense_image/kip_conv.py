@@ -4,9 +4,9 @@ As `kip` and `label-solve`, with the tangent kernel of an infinitely wide ConvNe
 front, then three of them with 2 x 2 average pooling, and a dense layer. Images are standardised by channel; those of
 CIFAR and SVHN are whitened (`zca-kip`), by the rows beside the recipe. The judge is `krr` with the same kernel.
 
-Its cost is that of the kernel, some 50 ms of one core for each pair of 3 x 32 x 32 images, and three times as much with
-gradients (docs/speed.md): a step of 10 images and 5,000 real ones takes two hours on a core. The authors computed it on
-many machines. `--set objective.n=10` takes 10 real images of each class instead of 500.
+Its cost is that of the kernel (docs/speed.md): a step meets 5,000 real images with all of the set, and computes the
+kernel of each pair twice, since intermediates are not kept for the backward pass. The authors used many machines.
+`--set objective.n=10` takes 10 real images of each class instead of 500.
 """
 
 from __future__ import annotations
