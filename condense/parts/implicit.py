@@ -127,7 +127,8 @@ class Implicit(Objective):
             return implicit
         length = torch.linalg.vector_norm(implicit)
         share = (torch.linalg.vector_norm(direct) / torch.where(length > 0, length, 1.0)).clamp_max(1.0)
-        return (implicit * share).nan_to_num()
+        out: Tensor = (implicit * share).nan_to_num()
+        return out
 
 
 START = (1e-5, 5e-5)  # the first rates that are tried, of w and of v
