@@ -127,7 +127,8 @@ class Implicit(Objective):
             return implicit
         length = torch.linalg.vector_norm(implicit)
         share = (torch.linalg.vector_norm(direct) / torch.where(length > 0, length, 1.0)).clamp_max(1.0)
-        return (implicit * share).nan_to_num()
+        out: Tensor = (implicit * share).nan_to_num()
+        return out
 
 
 START = (1e-5, 5e-5)  # the first rates that are tried, of w and of v
@@ -174,7 +175,7 @@ class Inner:
         self.moving = without_last_weight(module, form.take(x, slice(0, 1)))
         self.scale = decay / support.y.numel()
         with torch.no_grad():
-            self.factor = torch.linalg.cholesky(self._gram())
+            self.factor = torch.linalg.cholesky_ex(self._gram())[0]
         self._pull: Callable[[Tensor], tuple[Weights]] = vjp(lambda moving: self._logits(moving, x), self._theta)[1]
 
     @property
@@ -224,8 +225,7 @@ class Inner:
     def rest(self, shift: Weights) -> Tensor:
         """A (y - J(x) w), (M, K) float64: differentiable in the set and the shift."""
         left = self.support.y.double() - self.shifted(self.support.x, shift).double()
-        out: Tensor = torch.linalg.solve(self._gram(), left)
-        return out
+        return torch.cholesky_solve(left, torch.linalg.cholesky_ex(self._gram())[0])
 
     def predicted(self, x: Any, shift: Weights) -> Tensor:
         """J(t) w + phi(t) phi(x)' A r for examples t, (N, K): differentiable in the set and the shift."""

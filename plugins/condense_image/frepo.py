@@ -11,8 +11,8 @@ each image and its mirror image, the training of the pool only the images; netwo
 
 Where it differs: its shuffle buffer repeats real images within an epoch at random, here batches are the chunks of a
 permutation. It keeps the best set by test accuracy; here the last one is released. Batch norm of its distilling
-networks has the biased variance in its running statistics. It has settings for colour images of 32 and 64 pixels and
-for MNIST and FashionMNIST; all other data get those of CIFAR-10.
+networks has the biased variance in its running statistics. Its colour images are whitened, which rows beside the recipe
+say for CIFAR and SVHN; other data are standardised: `--set preprocess=zca-frepo` whitens them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def frepo(*, per_class: int = 10, iterations: int = 500_000) -> Recipe:
         init=named(Init, "real"),
         labels=LearnedLabels(scale="root"),
         augment=named(Augment, "none"),
-        preprocess=named(Preprocess, "zca-frepo"),
+        preprocess=named(Preprocess, "normalise"),
         outer=Outer(steps=iterations, groups=(Group(rule=LAMB(), lr=Cosine(start=3e-4, to=3e-5)),)),
     )
 

@@ -12,8 +12,8 @@ real images a step, which are here the chunks of one permutation.
 Where it differs: the code stops once the loss on 5,000 images of the training split has not fallen for 1,000 steps, and
 releases the best set by it, within 100,000 steps at most. Here the number of steps is fixed, and the last set is
 released; 10,000 is our choice. Its option without Platt scaling is `objective.scaled=false` with the target loss
-`centred-error`. SVHN's images are centred and scaled one by one before they are whitened there; here they are whitened
-as CIFAR's are.
+`centred-error`. Colour images are whitened, as rows beside the recipe say for CIFAR and SVHN; SVHN's are centred and
+scaled one by one before that in the code, and not here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rfad(*, per_class: int = 10, iterations: int = 10_000) -> Recipe:
         init=named(Init, "real"),
         labels=LearnedLabels(),
         augment=named(Augment, "none"),
-        preprocess=named(Preprocess, "zca-frepo", centred=False),
+        preprocess=named(Preprocess, "normalise"),
         outer=Outer(steps=iterations, groups=groups),
     )
 

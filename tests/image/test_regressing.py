@@ -62,7 +62,7 @@ def test_frepo_is_what_its_code_runs():
     groups = (Group(role="*", rule=LAMB(), lr=Cosine(start=3e-4, to=3e-5)),)
     assert recipe.outer == Outer(steps=500_000, groups=groups)
     assert (recipe.init, recipe.labels) == (Real(), LearnedLabels(scale="root"))
-    assert (recipe.augment.name, recipe.preprocess) == ("none", ZcaFRePo(reg=0.1, centred=True))
+    assert (recipe.augment.name, recipe.preprocess) == ("none", Normalise())
 
 
 def test_rcig_is_what_its_code_runs():
@@ -88,7 +88,7 @@ def test_rfad_is_what_its_code_runs():
     assert recipe.pool == Fresh(net=Ensemble(net=net, n=8), turns=1, inner=None)
     rates = {role: recipe.outer.group(role).lr for role in ("images", "labels", "decoder", "aux")}
     assert rates == {"images": 1e-3, "labels": 1e-3, "decoder": 5e-5, "aux": 1e-2}
-    assert (recipe.parameterization, recipe.preprocess) == (Preconditioned(), ZcaFRePo(centred=False))
+    assert (recipe.parameterization, recipe.preprocess) == (Preconditioned(), Normalise())
 
 
 @pytest.mark.parametrize("name", ["frepo", "rcig", "rfad"])
@@ -99,6 +99,7 @@ def test_grey_images_are_neither_mirrored_nor_whitened(name):
     assert "flip" not in str(plan.protocol.dump())
     kept = api.plan(name, data="cifar10", per_class=1).recipe
     assert name == "rfad" or "flip" in str(kept.dump())
+    assert kept.preprocess == ZcaFRePo(reg=0.1, centred=name != "rfad")
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
