@@ -103,5 +103,5 @@ def in_turn(groups: Tensor) -> Tensor:
     n = int(counts.max())
     if bool((counts != n).any()):
         problem = "items that are used in turn must be as many of each class"
-        raise BadValue("budget", counts.tolist(), problem, "Ask for so many of each class: --per-class 10.")
+        raise BadValue("budget", f"{len(groups)} items", problem, "Ask for so many of each class: --per-class 10.")
     return torch.argsort(groups, stable=True).view(-1, n).T.contiguous()
