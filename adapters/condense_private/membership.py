@@ -36,7 +36,6 @@ from condense.data import Data, Splits, TensorSampler
 from condense.engine import open_set
 from condense.errors import BadValue
 from condense.evaluate import CHUNK, network_key, shown
-from condense.fit import Crowd
 from condense.judging import judged_by
 from condense.machine import machine
 from condense.memory import judging_cost
@@ -388,13 +387,13 @@ def by_model(artifact: Artifact, rules: Protocol, splits: Splits, design: Design
     settled = execution.settled(Execution(device=str(device)), cost)
     with execution.using(execution.passes(settled)):
         modules = [net.make(data.task, key.fold("make"), device) for key in keys]
-        together = device.type == "cuda" and len(keys) > 1 and Crowd.fits(fit, modules[0], data)
+        together = device.type == "cuda" and len(keys) > 1 and fit.together(modules[0], data)
         groups = [range(len(keys))] if together else [[i] for i in range(len(keys))]
         total = torch.zeros((), dtype=torch.float64)
         for group in groups:
             trains = [keys[i].fold("train") for i in group]
             some = [modules[i] for i in group]
-            loop = Crowd(fit, some, trains) if together else fit.begin(some[0], trains[0])
+            loop = fit.crowd(some, trains) if together else fit.begin(some[0], trains[0])
             loop.advance(data, fit.length(data))
             found = [
                 torch.stack([lira.confidence(loop.predict(x, form), y).sum(dim=0) for x in queries])
