@@ -29,6 +29,7 @@ with a ridge of 1e-6 wants float64, which is the default.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import abstractmethod
@@ -74,7 +75,7 @@ class _Relu(torch.autograd.Function):
         ctx: Any, k: Tensor, t: Tensor | None, left: Tensor, right: Tensor, both: bool, signed: bool
     ) -> tuple[Tensor, Tensor | None]:
         scale = left.neg() * right
-        m = F.threshold_(k / scale, 8 * torch.finfo(k.dtype).eps - 1, -1.0)
+        m = F.threshold(k / scale, 8 * torch.finfo(k.dtype).eps - 1, -1.0, inplace=True)
         if signed:
             m.clamp_(max=1)
         a = m.acos()
@@ -288,8 +289,8 @@ class Network:
         if self.taps == 1:  # one product of matrices, and the rest of it in pieces that stay in the cache
             k = products(za, zb)
             height = max(1, CELLS // 4 // k.shape[-1])
-            parts = zip(k.split(height, dim=2), *(layer.split(height, dim=2) for layer in left), strict=True)
-            return torch.cat([self._block(lambda _, k=k: k, of, right) for k, *of in parts])
+            parts = zip(*(cut(x, height, 2) for x in (k, *left)), strict=True)
+            return torch.cat([self._block(functools.partial(given, part), of, right) for part, *of in parts])
 
         def first(shift: Shift) -> Tensor:
             mine, there = both(self.size, shift)
@@ -331,6 +332,15 @@ def places(x: Tensor) -> Tensor:
     return x.permute(2, 3, 1, 0).contiguous().mT if few else x.permute(2, 3, 0, 1).contiguous()
 
 
+def cut(x: Tensor, length: int, dim: int = 0) -> tuple[Tensor, ...]:
+    pieces: tuple[Tensor, ...] = x.split(length, dim=dim)  # type: ignore[no-untyped-call]
+    return pieces
+
+
+def given(slab: Tensor, shift: Shift) -> Tensor:
+    return slab
+
+
 def products(a: Tensor, b: Tensor) -> Tensor:
     """Sums over channels, (rows, columns, n, m), of (rows, columns, n, C) and (rows, columns, m, C)."""
     if a.shape[-1] > FEW:
@@ -358,7 +368,8 @@ def pairs_at_once(network: Network, dtype: torch.dtype, device: str, live: bool,
     Raises `BadValue` where one pair does not fit.
     """
     pair, image = network.per_pair(live, dtype.itemsize), network.per_image(dtype.itemsize)
-    found = math.floor(((image**2 + pair * memory) ** 0.5 - image) ** 2 / pair**2)  # n pairs are of 2 sqrt(n) images
+    root: float = (image**2 + pair * memory) ** 0.5 - image  # n pairs are of 2 sqrt(n) images
+    found = math.floor(root**2 / pair**2)
     if found < 1:
         problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * image) / MIB)} MiB"
         raise BadValue("kernel.memory", f"{memory / MIB:g} MiB", problem, "Give the kernel more memory.")
@@ -380,7 +391,8 @@ def again(function: Callable[..., Any], live: bool, *parts: Any) -> Any:
 def gram(network: Network, a: Tensor, b: Tensor, memory: int) -> Tensor:
     """The kernel (n, m) of images a (n, C, rows, columns) and b (m, ...), in their dtype; differentiable in both.
 
-    Where b is a, one triangle of blocks is computed. memory: bytes of a block, beside inputs and result.
+    Where b is a, one triangle of blocks is computed. memory: bytes of a block, beside inputs, their
+    variances and the result.
     """
     live = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     pairs = pairs_at_once(network, a.dtype, a.device.type, live, memory)
@@ -403,9 +415,9 @@ def sides(network: Network, x: Tensor, length: int, most: int) -> list[tuple[Ten
     """Images in pieces of `length`, each with its variances; these are computed for at most `most` images at once."""
     live = torch.is_grad_enabled() and x.requires_grad
     few = max(1, min(most, CELLS // math.prod(x.shape[1:])))
-    found = [again(network.variances, live, part) for part in x.split(few)]
-    roots = [torch.cat(layer, dim=-1).split(length, dim=-1) for layer in zip(*found, strict=True)]
-    return [(part, list(of)) for part, *of in zip(x.split(length), *roots, strict=True)]
+    found = [again(network.variances, live, part) for part in cut(x, few)]
+    roots = [cut(torch.cat(layer, dim=-1), length, -1) for layer in zip(*found, strict=True)]
+    return [(part, list(of)) for part, *of in zip(cut(x, length), *roots, strict=True)]
 
 
 # -- members of the axis --------------------------------------------------------------------------------------------
@@ -415,7 +427,8 @@ class Infinite(Kernel):
     """What the kernels of infinitely wide networks share.
 
     kind: the tangent kernel (`ntk`) or the covariance (`nngp`). weight_std, bias_std: of every layer; sqrt(2) and 0.1
-    in KIP. dtype: what all is computed in. memory: MiB that a block may take beside inputs and result.
+    in KIP. dtype: what all is computed in. memory: MiB that a block may take, beside inputs, their
+    variances and the result.
     Raises `BadValue` for examples that are no images, and where `memory` does not hold one pair of them.
     """
 
