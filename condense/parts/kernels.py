@@ -200,7 +200,7 @@ class Network:
 
     stages: how many layers with a ReLU stand before each pooling (`pooling`), or one stage without. taps: 9 of a 3 x 3
     convolution, 1 of a dense layer (on one position). w2, b2: variances of weights and biases. tangent: the NTK; else
-    the NNGP. channels, size: of an input, and its rows and columns.
+    the NNGP. inputs, size: the channels of an example, and its rows and columns.
     """
 
     stages: tuple[int, ...]
@@ -209,7 +209,7 @@ class Network:
     w2: float
     b2: float
     tangent: bool
-    channels: int
+    inputs: int
     size: Shift
 
     @property
@@ -255,7 +255,7 @@ class Network:
                     continue
                 slab = here.pop(shift) if stage else (first(shift), None)
                 for layer in range(layers):
-                    unit = self.unit(self.pooling and layer == 0) if stage or layer else 1 / self.channels
+                    unit = self.unit(self.pooling and layer == 0) if stage or layer else 1 / self.inputs
                     slab = self.linear(slab, unit)
                     sides = roots(number + layer, shift, slab[0])
                     slab = _Relu.apply(*slab, *sides, tangent, not (stage or layer))
@@ -321,9 +321,9 @@ class Network:
         kept = sum(KEPT * layers * held for layers, held in zip(self.stages, cells, strict=True)) if live else 0
         return item * (waiting + kept + ARRAYS * self.size[0] * self.size[1])
 
-    def per_image(self, item: int) -> int:
+    def per_side(self, item: int) -> int:
         """Bytes that an image takes on each side of a block."""
-        return item * self.size[0] * self.size[1] * (self.channels + sum(self.stages))
+        return item * self.size[0] * self.size[1] * (self.inputs + sum(self.stages))
 
 
 def places(x: Tensor) -> Tensor:
@@ -347,8 +347,8 @@ def products(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.mT
     a, b = a.unsqueeze(-2), b.unsqueeze(-3)
     out = a[..., 0] * b[..., 0]
-    for channel in range(1, a.shape[-1]):
-        out = out.addcmul(a[..., channel], b[..., channel])
+    for c in range(1, a.shape[-1]):
+        out = out.addcmul(a[..., c], b[..., c])
     return out
 
 
@@ -367,11 +367,11 @@ def pairs_at_once(network: Network, dtype: torch.dtype, device: str, live: bool,
 
     Raises `BadValue` where one pair does not fit.
     """
-    pair, image = network.per_pair(live, dtype.itemsize), network.per_image(dtype.itemsize)
-    root: float = (image**2 + pair * memory) ** 0.5 - image  # n pairs are of 2 sqrt(n) images
+    pair, side = network.per_pair(live, dtype.itemsize), network.per_side(dtype.itemsize)
+    root: float = (side**2 + pair * memory) ** 0.5 - side  # n pairs are of 2 sqrt(n) images
     found = math.floor(root**2 / pair**2)
     if found < 1:
-        problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * image) / MIB)} MiB"
+        problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * side) / MIB)} MiB"
         raise BadValue("kernel.memory", f"{memory / MIB:g} MiB", problem, "Give the kernel more memory.")
     most = CELLS * WIDE if network.taps == 1 else CELLS // math.prod(network.size)
     return min(found, max(1, most)) if device == "cpu" else found
@@ -440,7 +440,7 @@ class Infinite(Kernel):
     memory: int = Field(default=1024, ge=1)
 
     @abstractmethod
-    def images(self, x: Tensor) -> Tensor:
+    def seen(self, x: Tensor) -> Tensor:
         """Examples as (N, C, rows, columns)."""
 
     @abstractmethod
@@ -448,23 +448,23 @@ class Infinite(Kernel):
         """`Network`'s stages, pooling and taps for images of this size. Raises `BadValue` where they do not fit."""
 
     def network(self, x: Tensor) -> Network:
-        channels, *size = x.shape[1:]
+        inputs, *size = x.shape[1:]
         stages, pooling, taps = self.stages((size[0], size[1]))
         variances = (self.weight_std**2, self.bias_std**2)
-        return Network(stages, pooling, taps, *variances, self.kind == "ntk", channels, (size[0], size[1]))
+        return Network(stages, pooling, taps, *variances, self.kind == "ntk", inputs, (size[0], size[1]))
 
     def check(self, recipe: Recipe, task: Task) -> None:
         blank = task.form.blank(task, 1)
         if not isinstance(blank, Tensor):
             problem = f"compares tensors, and these are {task.form.noun}"
             raise BadValue("kernel", self.name, problem, "Use a kernel of that domain.")
-        x = self.images(blank)
+        x = self.seen(blank)
         pairs_at_once(self.network(x), getattr(torch, self.dtype), "cpu", True, self.memory * MIB)
 
     def __call__(self, model: nn.Module | None, a: Batch, b: Batch) -> Tensor:
         dtype = getattr(torch, self.dtype)
-        x = self.images(a.x).to(dtype)
-        y = x if b is a or b.x is a.x else self.images(b.x).to(dtype)
+        x = self.seen(a.x).to(dtype)
+        y = x if b is a or b.x is a.x else self.seen(b.x).to(dtype)
         return gram(self.network(x), x, y, self.memory * MIB)
 
 
@@ -477,7 +477,7 @@ class InfiniteMLP(Infinite):
 
     depth: int = Field(default=1, ge=1)
 
-    def images(self, x: Tensor) -> Tensor:
+    def seen(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :, None, None]
 
     def stages(self, size: Shift) -> tuple[tuple[int, ...], bool, int]:
@@ -497,7 +497,7 @@ class InfiniteConvNet(Infinite):
     extra: bool = True
     pool: Literal["avg", "none"] = "avg"
 
-    def images(self, x: Tensor) -> Tensor:
+    def seen(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             problem = f"compares images (C, rows, columns), and an example is {tuple(x.shape[1:])}"
             raise BadValue("kernel", self.name, problem, "Use infinite-mlp.")

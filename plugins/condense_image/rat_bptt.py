@@ -74,7 +74,8 @@ class UnitNoise(Init):
 
 def unit_length(x: Tensor) -> Tensor:
     """Each row of x, (N, *shape), divided by its L2 length."""
-    return x / torch.linalg.vector_norm(x.flatten(1), dim=1).view(-1, *[1] * (x.dim() - 1))
+    lengths: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return x / lengths.view(-1, *[1] * (x.dim() - 1))
 
 
 @final
