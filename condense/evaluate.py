@@ -29,7 +29,7 @@ from .component import Component, digest
 from .data import VALIDATE, Sampler, Source, Splits, TensorSampler, feed
 from .errors import BadData, BadValue
 from .fit import Loop
-from .keeping import Best
+from .keeping import Best, interval
 from .machine import fresh_peak, machine, peak_memory
 from .metrics import suspicions
 from .plugins import versions
@@ -327,7 +327,7 @@ class Judge:
     def _advance(self, loop: Loop, to: int, total: int, best: Best | None) -> None:
         """Train up to step `to` of `total`; `best` sees the network on the way."""
         data = self.candidate.data
-        every = max(1, total) if best is None else self.fit.interval(data, self.protocol.look)
+        every = max(1, total) if best is None else interval(self.protocol, self.fit, data)
         while loop.at < to:
             step = min(to, (loop.at // every + 1) * every)
             loop.advance(data, step - loop.at, of=total)

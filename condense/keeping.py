@@ -10,6 +10,10 @@ import math
 
 from torch import Tensor, nn
 
+from .axes import Learn
+from .data import Sampler
+from .protocol import Protocol
+
 
 class Best:
     """The weights and buffers under which the network scored highest; of equal scores the first counts.
@@ -32,3 +36,8 @@ class Best:
         """Put them back into the network."""
         if self.weights is not None:
             self.module.load_state_dict(self.weights)
+
+
+def interval(protocol: Protocol, fit: Learn, data: Sampler) -> int:
+    """Training steps between two looks at validation: see `Protocol.look`."""
+    return fit.interval(data, protocol.look)
