@@ -201,7 +201,7 @@ def test_published_rates_are_absolute_and_phases_follow_the_turns():
 def step_of(recipe, splits, syn=None, seed=0) -> Step:
     run = toy_run(recipe, splits, seed=seed)
     syn = syn or condense(toy_run(recipe.with_(outer=recipe.outer.with_(steps=0)), splits)).freeze()
-    learner = recipe.pool.learners(run, None).next(0)  # type: ignore[arg-type]
+    learner = recipe.pool.learners(run, syn).next(0)
     return Step(run, 0, learner, syn)
 
 
