@@ -353,7 +353,7 @@ def test_a_foreign_state_is_refused():
 
 
 def test_components_are_found_by_name_and_shorthand():
-    assert {part.name for part in components()} == {"dsa", "dc-augment"}
+    assert {part.name for part in components()} == {"dsa", "dc-augment", "frepo-augment"}
     assert (
         named(Augment, "dsa", strategy="crop_flip") == DSA(strategy="crop_flip") == DSA.model_validate("dsa:crop_flip")
     )

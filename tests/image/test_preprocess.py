@@ -343,7 +343,7 @@ def test_gradient_flows_both_ways(component):
 
 
 def test_components_are_found_by_name():
-    assert {part.name for part in components()} == {"none", "normalise", "zca-kornia", "zca-kip"}
+    assert {part.name for part in components()} == {"none", "normalise", "zca-kornia", "zca-kip", "zca-frepo"}
     assert named(Preprocess, "zca-kornia", eps=0.2) == ZcaKornia(eps=0.2)
     own = Normalise(mean=(0.5,), std=(0.25,))
     assert Normalise.model_validate(own.dump()) == own
