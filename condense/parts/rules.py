@@ -166,26 +166,26 @@ class NormClipped(Rule):
     def update(
         self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        new, kept = self.rule.update(params, *self._clipped(grads, state), lr)
-        return new, {**kept, NORM: self._running(grads, state)}
+        clipped, inner, running = self._clipped(grads, state)
+        new, kept = self.rule.update(params, clipped, inner, lr)
+        return new, {**kept, NORM: running}
 
     def move(
         self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], state: Mapping[str, Tensor], lr: float | Tensor
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            running, clipped = self._running(grads, state), self._clipped(grads, state)
-        return {**self.rule.move(params, *clipped, lr), NORM: running}
+            clipped, inner, running = self._clipped(grads, state)
+        return {**self.rule.move(params, clipped, inner, lr), NORM: running}
 
     def _clipped(
         self, grads: Mapping[str, Tensor], state: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The gradients, clipped, and the state of the rule within."""
-        share = (self.times * self._running(grads, state) / (length(grads) + 1e-6)).clamp_max(1.0)
-        return {name: grad * share for name, grad in grads.items()}, {k: v for k, v in state.items() if k != NORM}
-
-    def _running(self, grads: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensor:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The gradients, clipped; the state of the rule within; the running mean, with these taken in."""
         now, before = length(grads), state[NORM]
-        return torch.where(before < 0, now, before - (1 - self.decay) * (before - now))
+        running = torch.where(before < 0, now, before - (1 - self.decay) * (before - now))
+        share = (self.times * running / (now + 1e-6)).clamp_max(1.0)
+        inner = {slot: value for slot, value in state.items() if slot != NORM}
+        return {name: grad * share for name, grad in grads.items()}, inner, running
 
 
 def length(grads: Mapping[str, Tensor]) -> Tensor:

@@ -101,6 +101,11 @@ def standard(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (x - by_channel(mean, x)) / by_channel(std, x)
 
 
+def unstandard(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of `standard`, to rounding."""
+    return x * by_channel(std, x) + by_channel(mean, x)
+
+
 def sphere(x: Tensor) -> tuple[Tensor, Tensor]:
     """Flattened images, each centred and of length 1, and the lengths they had: (N, d), (N,). Flat ones give zeros."""
     rows = x.flatten(1)
@@ -181,7 +186,7 @@ class Standardise(Transform):
         return standard(unit(raw), self.mean, self.std)
 
     def decode(self, x: Tensor) -> Tensor:
-        return x * by_channel(self.std, x) + by_channel(self.mean, x)
+        return unstandard(x, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         constants = {"mean": shortest(self.mean), "std": shortest(self.std)}
@@ -318,7 +323,7 @@ class KipWhitening(Transform):
 
     def decode(self, x: Tensor) -> Tensor:
         rows = (unwhiten(x, self.matrix) * self.length).view(x.shape)
-        return rows * by_channel(self.std, x) + by_channel(self.mean, x)
+        return unstandard(rows, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         constants = {"mean": shortest(self.mean), "std": shortest(self.std)}
@@ -384,7 +389,7 @@ class FRePoWhitening(Transform):
 
     def decode(self, x: Tensor) -> Tensor:
         rows = (unwhiten(x, self.matrix) + self.shift).view(x.shape)
-        return rows * by_channel(self.std, x) + by_channel(self.mean, x)
+        return unstandard(rows, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         constants = {"mean": shortest(self.mean), "std": shortest(self.std)}

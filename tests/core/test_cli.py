@@ -369,7 +369,7 @@ def test_plugins_add_commands_and_a_failing_one_stops_no_other():
 
 REFUSALS = [
     (("run", "dmm"), 2, "recipe", ("Did you mean dm?",)),
-    (("show", "dmm"), 2, "recipe", (" dc, ", " dm, ", " dsa, ")),
+    (("show", "dmm"), 2, "recipe", ("datm, dc, dd, dd-fixed, dm, ", ", dsa, ")),
     (("run", "dm", "--data", "digit"), 2, "data", ("Did you mean digits",)),
     (("run", "dm", "--net", "convnet"), 2, "net", ("conv-net",)),
     (("run", "dm", "--nets", "mlp,resnet"), 2, "net", ("resnet18",)),

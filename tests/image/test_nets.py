@@ -691,8 +691,8 @@ def test_networks_are_values(net, registered):
 
 
 def test_short_names_reach_the_official_variants(registered):
-    names = {"conv-net", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "resnet18-ap", "torchvision", "custom"}
-    names |= {"kernel-conv-net"}
+    names = {"conv-net", "kernel-conv-net", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "resnet18-ap"}
+    names |= {"torchvision", "custom"}
     assert registered.members(Net).keys() == names
     assert member(Net, "conv-net") == ConvNet(depth=3, width=128, norm="instance", pooling="avg", activation="relu")
     assert member(Net, "resnet18-ap:batch") == ResNet18AP(norm="batch")
