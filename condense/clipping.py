@@ -51,10 +51,12 @@ def clipped_sum(rows: Tensors, member: Tensor, bound: Tensor) -> dict[str, Tenso
 
 def _weighted(weight: Tensor, row: Tensor, finite: Tensor) -> Tensor:
     row = torch.where(_beside(finite, row), row, 0.0)  # 0 times NaN would still be NaN
-    if len(weight) == 1:
-        return (_beside(weight[0], row) * row).sum(dim=0, keepdim=True)
-    total: Tensor = torch.tensordot(weight, row.double(), dims=1)
-    return total
+    if len(weight) > 1:
+        return torch.tensordot(weight, row.double(), dims=1)  # type: ignore[no-any-return]
+    order = [0, *sorted(range(1, row.dim()), key=row.stride, reverse=True)]
+    laid = row.permute(order)  # as it lies in memory: compiled, a sum in another order gathers number by number
+    total = (_beside(weight[0], laid) * laid).sum(dim=0, keepdim=True)
+    return total.permute([order.index(d) for d in range(row.dim())])
 
 
 def _beside(value: Tensor, row: Tensor) -> Tensor:

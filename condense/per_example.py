@@ -50,6 +50,11 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, paddin
     return torch.conv2d(x, weight, bias, stride, padding, dilation)
 
 
+def _channels_last(value: Tensor) -> Tensor:
+    """Channels last in memory, as the gradients of convolutions are: compiled, what mixes both orders gathers."""
+    return value.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 def _pair(value: Any) -> Pair:
     first, *rest = (value,) if isinstance(value, int) else value
     return int(first), int(rest[0] if rest else first)
@@ -85,7 +90,8 @@ class _Convolution(Function):
         if dims[1] is not None or dims[2] is not None or dims[0] is None:  # weights that are made of the example
             return torch.vmap(lambda x, w, b: _conv2d(x, w, b, *how), in_dims=dims[:3])(x, weight, bias), 0
         x = x.movedim(dims[0], 0)
-        return _Convolution.apply(x.flatten(0, 1), weight, bias, *how).unflatten(0, x.shape[:2]), 0
+        out = _Convolution.apply(_channels_last(x.flatten(0, 1)), _channels_last(weight), bias, *how)
+        return _channels_last(out).view(*x.shape[:2], *out.shape[1:]), 0
 
 
 class _OfWeight(Function):
