@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from .isolation import blaming, check_net, tolerant
 from .machine import fresh_peak, machine, peak_memory
 from .memory import check_memory, cost
 from .planning import as_net, default_device, plan, with_net
-from .plugins import run_manager, versions
+from .plugins import run_manager, software
 from .recipe import Plan, Recipe, check_recipe
 from .running import Limits, Run
 from .sizes import Size, whole
@@ -204,7 +203,7 @@ def provenance(done: Run) -> dict[str, Any]:
             "citation": facts.citation,
             **({"properties": facts.extra["properties"]} if "properties" in facts.extra else {}),
         },
-        "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": software(),
         "machine": machine(device),
         "seconds": round(done.seconds(), 3),
         "peak_memory_bytes": peak_memory(device),

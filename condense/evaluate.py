@@ -11,7 +11,6 @@ import copy
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from .fit import Loop
 from .keeping import Best, interval
 from .machine import fresh_peak, machine, peak_memory
 from .metrics import suspicions
-from .plugins import versions
+from .plugins import software
 from .protocol import Protocol
 from .report import Kind, Report, Row
 from .rng import Rng
@@ -379,7 +378,7 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
         "seconds": round(sum(t.seconds for t in trials), 2),
         "peak_memory_bytes": peak_memory(test.device),
         "hardware": {**machine(test.device), "passes": " and ".join(sorted({t.passes for t in trials}))},
-        "versions": {**versions(), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": software(),
         "warnings": {name: text for t in trials for name, text in t.warnings.items()},
     }
     return Row.model_validate({**about, **fields})

@@ -6,6 +6,7 @@ import contextvars
 import functools
 import importlib.metadata as metadata
 import inspect
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -291,5 +292,10 @@ def run_manager(observers: Iterable[Any], plugins: Registry | None = None) -> pl
 
 
 def versions() -> Mapping[str, str]:
-    """Distribution -> version of every plugin that loaded: for provenance."""
+    """Distribution -> version of every plugin that loaded."""
     return {plugin.distribution: plugin.version for plugin in registry().plugins if plugin.error is None}
+
+
+def software() -> dict[str, str]:
+    """`versions`, and those of torch and of Python: for provenance."""
+    return {**versions(), "torch": torch.__version__, "python": platform.python_version()}

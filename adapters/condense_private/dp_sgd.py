@@ -26,7 +26,7 @@ from condense.machine import machine
 from condense.metrics import accuracy
 from condense.parts.matching import Gradient
 from condense.parts.rules import SGD
-from condense.plugins import versions
+from condense.plugins import software
 from condense.rng import Rng
 
 from .private import Private, PrivateSource
@@ -95,7 +95,7 @@ def dp_sgd(
     numbers = {"steps": steps, "batch": batch, "seed": seed}
     parts = {"data": data, "net": net, "rule": move, "lr": rates}
     settings = {**numbers, **{name: part.dump() for name, part in parts.items()}}
-    found = Yardstick(settings=settings, machine=machine(torch.device(device)), versions=dict(versions()))
+    found = Yardstick(settings=settings, machine=machine(torch.device(device)), versions=software())
     first, _ = opened(data, net, device)
     first.account.measures = steps
     first.foresee(Gradient(), net.make(first.task, Rng(seed), device), [Ask(None, batch)], lambda n: "batch")

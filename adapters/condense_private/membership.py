@@ -11,7 +11,6 @@ Free* (arXiv:2206.00240) took the failure of weaker attacks for a guarantee, and
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from condense.evaluate import CHUNK, network_key, shown
 from condense.judging import judged_by
 from condense.machine import machine
 from condense.memory import judging_cost
-from condense.plugins import registry, versions
+from condense.plugins import registry, software
 from condense.protocol import Protocol
 from condense.recipe import Execution, Plan, Recipe
 from condense.running import Limits
@@ -283,7 +282,7 @@ class Membership(Evaluator):
             rows=tuple(rows),
             minutes=minutes,
             machine=machine(device),
-            versions={**versions(), "torch": torch.__version__, "python": platform.python_version()},
+            versions=software(),
         )
 
 

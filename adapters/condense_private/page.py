@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 from condense import files
 from condense.docs import page, table
 from condense.errors import BadValue
+from condense.evaluate import shown
+from condense.given import as_data
+from condense.planning import as_net
 from condense.plugins import DISTRIBUTION, registry
 from condense.recipe import Published, Recipe
+from condense.reproduced import spread
 
+from .dp_sgd import Yardstick
 from .membership import Findings, figures, heads, notes
 from .refusals import LEAKS, measures, refuse_reads
 
@@ -78,7 +84,17 @@ has no statistical power, and that DP-SGD has both the better accuracy and a pro
 no method here is called private that adds no noise. Their noiseless sets can be made by `dm`, `dsa` and others, and
 attacked: that is what the membership evaluator is for."""
 
-MEASURED = Path(__file__).parent / "measured"  # copies of the `membership.json` that the page shows
+YARDSTICK = """## DP-SGD: the yardstick
+
+```bash
+condense-private dp-sgd --data fashion-mnist --epsilon 1 --steps 300
+```
+
+What a set gives up: the judge's network, trained on the private data themselves through the same door. Every network is
+a release of its own, so its epsilon is that of one; a set is released once, and trains as many as one likes. Rows of
+sets at the same epsilon are in [reproduced](reproduced.md), under `private:`."""
+
+MEASURED = Path(__file__).parent / "measured"  # copies of the results that the page shows, in a folder for each kind
 ATTACK = """## Membership: an evaluation of the claim
 
 ```bash
@@ -147,7 +163,28 @@ def _of(method: Published, recipe: Recipe) -> tuple[str, str]:
     return verdict(recipe)
 
 
-def measured(folder: Path = MEASURED) -> Iterator[str]:
+def yardsticks(folder: Path = MEASURED / "dp-sgd") -> str:
+    """The table of what networks trained with DP-SGD reached, as it is stored; empty where nothing is."""
+    lines = []
+    for path in sorted(folder.glob("*.json")):
+        found = Yardstick.model_validate(files.read_json(path))
+        settings, privacy = found.settings, found.networks[0].privacy
+        epsilon = ", ".join(f"{value:.3g} ({accountant})" for accountant, value in privacy["epsilon"].items())
+        lines.append(
+            (
+                as_data(settings["data"]).label,
+                f"{epsilon}; delta {privacy['delta']:g}",
+                shown(as_net(settings["net"])),
+                f"{settings['steps']:,} of {settings['batch']:,} records, clip {privacy['statistics'][0]['clip']:g}",
+                f"{spread(found.accuracies)} (n={len(found.networks)}, seed {settings['seed']})",
+                f"{fmean(network.seconds for network in found.networks) / 60:.0f}",
+                f"{found.machine['device']}, {found.machine['threads']} thread(s), torch {found.versions['torch']}",
+            )
+        )
+    return table(("data", "epsilon of each", "network", "steps", "accuracy", "minutes each", "on"), lines)
+
+
+def measured(folder: Path = MEASURED / "membership") -> Iterator[str]:
     """What membership attacks found, as they are stored: a sentence and a table for each, and what they cost."""
     for path in sorted(folder.glob("*.json")):
         found = Findings.model_validate(files.read_json(path))
@@ -185,6 +222,8 @@ def page_of_privacy() -> str:
         table(("data", "recipe", "on private data", "why"), verdicts()),
         "### What is refused of a part, whatever the recipe",
         table(("part", "because it", "instead"), leaked),
+        YARDSTICK,
+        yardsticks(),
         CLAIMS,
         ATTACK,
         *measured(),

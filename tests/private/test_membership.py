@@ -376,7 +376,7 @@ def test_the_page_shows_what_is_stored(digits):
 
 def test_what_is_stored_for_the_page_has_teeth():
     """The attack on the set finds the records that were used, in every stored result; so many members are attacked."""
-    for path in MEASURED.glob("*.json"):
+    for path in (MEASURED / "membership").glob("*.json"):
         found = Findings.model_validate(json.loads(path.read_text()))
         for recipe in ("random real subset", f"{found.method}, init=real"):
             row = rows(found, recipe, "set detail", "one-sided")

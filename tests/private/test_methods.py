@@ -30,6 +30,7 @@ from condense_private.dp_dm import ClippedFeature
 from condense_private.dp_merf import RandomFourier, Released
 from condense_private.dp_sgd import dp_sgd, train
 from condense_private.noisy_means import Example, NoisyMeans
+from condense_private.page import page_of_privacy, yardsticks
 from condense_private.private import Private, PrivateSource
 from condense_private.psg import LOOPS, loops
 from condense_private.psg_prior import Deconvolved
@@ -422,6 +423,18 @@ def test_dp_sgd_without_noise_and_clipping_is_gradient_descent_on_all_records():
         optimiser.step()
     for a, b in zip(net.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_the_page_shows_what_networks_trained_with_dp_sgd_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(accounting, "bounds", lambda releases, delta: [accounting.Bound(2.345, "rdp", "1")])
+    assert yardsticks(tmp_path) == ""
+    data = Private(data=named(Data, "digits"), noise_multiplier=0.7, clip=1.0)
+    found = dp_sgd(data, named(Net, "mlp"), steps=12, batch=60, networks=2, folder=tmp_path)
+    a, b = (100 * accuracy for accuracy in found.accuracies)
+    (line,) = yardsticks(tmp_path).splitlines()[2:]
+    assert line.startswith("| digits-private | 2.35 (rdp); delta 1e-05 | mlp | 12 of 60 records, clip 1 |")
+    assert f"| {(a + b) / 2:.1f} +- {abs(a - b) / 2:.1f} (n=2, seed 0) |" in line
+    assert "condense-private dp-sgd" in page_of_privacy()
 
 
 def test_dp_sgd_bills_each_network_alone_and_learns(tmp_path, monkeypatch):
