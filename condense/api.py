@@ -159,8 +159,13 @@ def _untouched(folder: Path) -> bool:
     return not inside and all(path.name == PRIVATE for path in folder.iterdir())
 
 
-def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits) -> Run:
-    """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed."""
+def open_run(
+    settled: Plan, folder: Path | None, observers: Iterable[Any], limits: Limits, *, steps: bool = True
+) -> Run:
+    """Open the data and let every part refuse what it cannot do. Nothing is written, nothing is computed.
+
+    steps: are outer steps to be taken, whose memory must be there, or assets made alone?
+    """
     recipe, device = settled.recipe, torch.device(default_device(settled.execution.device))
     fresh_peak(device)
     splits = settled.data.open(device)
@@ -178,7 +183,8 @@ def open_run(settled: Plan, folder: Path | None, observers: Iterable[Any], limit
         settled.protocol.admit(started.task)
         held_out(splits, settled.protocol)
     check_roles(recipe, started.task)
-    check_memory(recipe, splits.train, device)
+    if steps:
+        check_memory(recipe, splits.train, device)
     recipe.init.admit(splits.train, recipe.budget.allot(splits.train))
     computing = execution.settled(settled.execution, cost(recipe, splits.train))
     return replace(started, plan=settled.model_copy(update={"execution": computing}))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .axes import Asset
-from .component import digest
+from .component import Component, digest
 from .places import cache_folder
-from .plugins import versions
+from .plugins import registry
 
 if TYPE_CHECKING:
     from .running import Run
 
 
 class Assets:
-    """The assets of one run: the same asset, source, preprocessing, seed and plugin versions give the same folder."""
+    """The assets of one run: the same asset, source, preprocessing and versions of their plugins give the same folder."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -57,6 +58,12 @@ class Assets:
                 **asset.address(run),
                 "source": run.splits.train.provenance(),
                 "preprocess": run.recipe.preprocess.dump(),
-                "versions": dict(versions()),
+                "versions": versions([*asset.walk(), *run.recipe.preprocess.walk()]),
             }
         )
+
+
+def versions(parts: Iterable[Component]) -> dict[str, str]:
+    """Distribution -> version of the plugins that these parts are of: others cannot have changed what they do."""
+    kinds = {type(part) for part in parts}
+    return {plugin.distribution: plugin.version for plugin in registry().plugins if kinds & set(plugin.parts)}

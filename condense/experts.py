@@ -11,6 +11,7 @@ from . import execution
 from .api import open_run
 from .axes import Asset
 from .errors import BadValue
+from .isolation import blaming
 from .recipe import Plan
 from .running import Limits
 
@@ -19,7 +20,7 @@ ASSET = "trajectories"  # the asset, by its name: condense.parts is not imported
 
 @dataclass(frozen=True)
 class Made:
-    """Where experts lie, how many of them, how many epochs of each are kept, and how large the folder is in bytes."""
+    """Where experts lie; of those asked for how many there are, how many epochs of each, and their size in bytes."""
 
     folder: Path
     count: int
@@ -36,14 +37,16 @@ def train(
     call. Raises `BadValue` for a recipe without experts, and what `open_run` raises; `Paused` between two epochs.
     """
     asset: Any = asked(settled)
-    run = open_run(settled, None, observers, limits or Limits())
-    folder = out or run.assets.folder(asset)
-    with run.interruptible(), execution.using(execution.passes(run.plan.execution)):
-        if out is None:
-            run.assets.get(asset)
-        else:
-            asset.make(run, out)
-    return Made(folder, asset.count, asset.epochs, sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+    with blaming():
+        run = open_run(settled, None, observers, limits or Limits(), steps=False)
+        folder = out or run.assets.folder(asset)
+        with run.interruptible(), execution.using(execution.passes(run.plan.execution)):
+            if out is None:
+                run.assets.get(asset)
+            else:
+                asset.make(run, out)
+        experts = asset.load(folder, run)
+    return Made(folder, len(experts), asset.epochs, sum(expert.path.stat().st_size for expert in experts))
 
 
 def asked(settled: Plan) -> Asset:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .axes import Net, Objective, Pairing
+from .axes import Asset, Net, Objective, Pairing
 from .data import Sampler, Source
 from .errors import NoRoom
 from .protocol import Protocol
@@ -50,8 +50,8 @@ def cost(recipe: Recipe, source: Source) -> float:
     """Seconds that the network passes of the outer steps take on one core, eagerly, in order of magnitude.
 
     Measured: a pass leaves about a gigabyte of activations behind in a second. Counted are the forward passes of the
-    pairing's real examples and of the epochs that the pool trains for. 0 for examples that are no rows, whose passes
-    are not compiled.
+    pairing's real examples and of the epochs that the pool trains for on the set, and the trainings of assets on all of
+    the data. 0 for examples that are no rows, whose passes are not compiled.
     """
     if not source.task.form.in_rows:
         return 0.0
@@ -60,8 +60,17 @@ def cost(recipe: Recipe, source: Source) -> float:
     asked = max([_whole(part, "n") for part in recipe.walk() if isinstance(part, Pairing)], default=0)
     real = min(asked * source.task.groups, len(source))
     items = recipe.budget.items(source)
-    trained = 3 * items * max([_whole(part, "epochs") for part in recipe.walk()], default=0)
-    return recipe.outer.steps * (real + items + trained) * heaviest / 2**30
+    assets = [part for part in recipe.walk() if isinstance(part, Asset)]
+    within = [part for asset in assets for part in asset.walk()]
+    epochs = [_whole(part, "epochs") for part in recipe.walk() if not any(part is other for other in within)]
+    trained = PASSES * items * max(epochs, default=0)
+    made = sum(PASSES * len(source) * _trained(asset) for asset in assets)
+    return (recipe.outer.steps * (real + items + trained) + made) * heaviest / 2**30
+
+
+def _trained(asset: Asset) -> int:
+    """Epochs on all of the data that the trainings of an asset take together."""
+    return max(1, _whole(asset, "count")) * max([_whole(part, "epochs") for part in asset.walk()], default=0)
 
 
 def judging_cost(protocol: Protocol, data: Sampler, tested: int = 0) -> float:

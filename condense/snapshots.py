@@ -64,9 +64,10 @@ class Writer:
         return hashlib.sha256(b"".join(rows)).hexdigest()
 
     def finish(self) -> None:
-        """All snapshots are written: the file gets its name."""
+        """All snapshots are written: the file gets its name, if it has not got it already."""
         with files.writing(self.path):
-            os.replace(self.part, self.path)
+            if self.part.exists() or not self.path.exists():
+                os.replace(self.part, self.path)
             files.sync_folder(self.path.parent)
 
 

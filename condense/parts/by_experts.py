@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from condense.axes import Labels, Loss
-from condense.component import Component
-from condense.errors import BadValue
 from condense.recipe import Recipe
 from condense.rng import Rng
 from condense.running import Run
 from condense.task import Batch, Task
 
-from .experts import Experts
+from .experts import Experts, check_pool
 from .inits import RealExamples
 
 CHUNK = 256  # examples that an expert is asked about at once
@@ -52,12 +50,14 @@ class ExpertLogits(Labels):
     def start(self, batch: Batch, run: Run) -> Tensor:
         right = torch.zeros(len(batch), device=batch.y.device)
         total, said_right = torch.zeros(2, len(batch), run.task.outputs, device=batch.y.device).unbind(0)
-        said = [said_of(run, model, batch) for model in last_epochs(run)]
-        for logits in said:
+        asked = 0
+        for model in last_epochs(run):
+            asked += 1
+            logits = said_of(run, model, batch)
             names = (logits.argmax(dim=1) == batch.y).to(logits.dtype)
             right, total, said_right = right + names, total + logits, said_right + names[:, None] * logits
         mean = said_right / right.clamp_min(1)[:, None]
-        return torch.where(right[:, None] > 0, mean, total / len(said))
+        return torch.where(right[:, None] > 0, mean, total / asked)
 
     def loss(self) -> Loss:
         return SoftTargets()
@@ -87,13 +87,6 @@ class Understood(RealExamples):
             if len(chosen) == n:
                 break
         return torch.cat([chosen, ids[: n - len(chosen)]])
-
-
-def check_pool(part: Component, recipe: Recipe) -> None:
-    """Refuse a recipe whose pool has no experts to ask."""
-    if not isinstance(recipe.pool, Experts):
-        problem = f"asks the experts of the pool, and {recipe.pool.name} has none"
-        raise BadValue(part.axis, part.name, problem, "Use the pool `experts`, or other labels and another init.")
 
 
 def last_epochs(run: Run) -> Iterator[Callable[[Any], Tensor]]:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from condense import files, store
 from condense.axes import Asset, Learner, Learners, Net, Pool, Schedule
 from condense.checkpoint import Lock
+from condense.component import Component
 from condense.errors import BadData, BadValue, Damaged, Diverged, shown
 from condense.fit import Crowd, Fit, Loop, schedule
+from condense.memory import PASSES, activations, available
 from condense.program import hint
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
@@ -134,7 +136,8 @@ class Trajectories(Asset):
         return self.fit.epochs or 0
 
     def address(self, run: Run) -> dict[str, Any]:
-        return {"asset": {key: value for key, value in self.dump().items() if key != "count"}}
+        own = {key: value for key, value in self.dump().items() if key != "count"}
+        return {"asset": own, "preprocessing": About.of(run, self.net).preprocessing}
 
     def made(self, folder: Path) -> bool:
         return (folder / INDEX).is_file() and len(Index.read(folder).experts) >= self.count
@@ -150,12 +153,13 @@ class Trajectories(Asset):
             index = Index.model_validate({"about": about, "epochs": self.epochs, **how})
             if (folder / INDEX).is_file():
                 index = self._goes_on(Index.read(folder), index, folder)
+            else:  # from now on a training that was broken off is gone on with by its like only
+                files.write_json(folder / INDEX, index.model_dump(mode="json"))
             for group in self._groups(run, range(len(index.experts), self.count)):
                 found = tuple(self._train(run, folder, group))
                 index = index.model_copy(update={"experts": (*index.experts, *found)})
                 files.write_json(folder / INDEX, index.model_dump(mode="json"))
-                for leftover in folder.glob("training-*.safetensors"):
-                    leftover.unlink()
+                Kept.sweep(folder)
 
     def load(self, folder: Path, run: Run) -> list[Reader]:
         """Raises `BadValue` where they are not of the run's network, classes, data or preprocessing."""
@@ -179,7 +183,9 @@ class Trajectories(Asset):
         if run.device.type == "cuda" and len(members) > 1 and self.flat is None:
             module = self.net.make(run.task, Rng(self.seed).fold("expert", 0), run.device)
             if Crowd.fits(self.fit, module, data):
-                size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
+                batch = min(self.fit.batch or len(data), len(data))
+                each = PASSES * batch * max(1, activations(self.net, run.task))
+                size = max(1, min(TOGETHER // batch, available(run.device) // 2 // each))
         return [members[i : i + size] for i in range(0, len(members), size)]
 
     def _train(self, run: Run, folder: Path, members: range) -> list[Expert]:
@@ -192,6 +198,7 @@ class Trajectories(Asset):
             Writer(folder / name, own, self.epochs + 1, self.dtype) for name, own in zip(names, weights, strict=True)
         ]
         kept = Kept(folder / f"training-{members[0]:04d}-{len(members)}.safetensors", loop, weights)
+        Kept.sweep(folder, but=kept.path)  # of other groups: what they wrote is written over here
         sums = kept.taken_up() or [[writer.put(0, own)] for writer, own in zip(writers, weights, strict=True)]
         data, chunks = run.splits.train, run.splits.train.chunks(self.fit.batch)
         while loop.at < self.epochs * chunks:
@@ -232,6 +239,13 @@ class Kept:
 
     def __init__(self, path: Path, loop: Loop, weights: Sequence[Mapping[str, Tensor]]) -> None:
         self.path, self.loop, self.weights = path, loop, weights
+
+    @staticmethod
+    def sweep(folder: Path, but: Path | None = None) -> None:
+        """Forget the trainings that were broken off in this folder."""
+        for path in folder.glob("training-*.safetensors"):
+            if path != but:
+                path.unlink()
 
     def save(self, sums: list[list[str]]) -> None:
         own = [{name: p.detach() for name, p in each.items()} for each in self.weights]
@@ -297,19 +311,30 @@ class Experts(Pool):
         return max(1, int(schedule(self.below).value(progress)) - self.first)
 
     def _check_window(self, epochs: int) -> None:
+        if min(schedule(self.below).value(progress) for progress in (0.0, 1.0)) < self.first + 1:
+            problem = f"leaves no epoch to start from: `first` is {self.first}"
+            raise BadValue("pool.below", self.below, problem, "Raise it, or lower `first`.")
         last = self.first + max(self.window(0.0), self.window(1.0)) - 1 + self.span
         if last > epochs:
-            problem = f"leads to epoch {last}, and {epochs} epochs of each expert are stored"
+            kept = "trained" if self.folder is None else "stored"
+            problem = f"leads to epoch {last}, and {epochs} epochs of each expert are {kept}"
             raise BadValue("pool.below", self.below, problem, "Lower it, or `span`, or train experts for longer.")
 
     def _opened(self, run: Run) -> list[Reader]:
         folder = Path(str(self.folder))
-        if not (folder / INDEX).is_file():
+        readers = self.experts.load(folder, run) if (folder / INDEX).is_file() else []
+        if not readers:
             remedy = f"Train them there: {hint(TRAIN, '... --out DIR')}."
             raise BadValue("pool.folder", str(folder), "holds no experts", remedy)
-        readers = self.experts.load(folder, run)
-        self._check_window(len(readers[0]) - 1 if readers else 0)
+        self._check_window(len(readers[0]) - 1)
         return readers
+
+
+def check_pool(part: Component, recipe: Recipe) -> None:
+    """Refuse a recipe whose pool has no experts that a part could ask. Raises `BadValue`."""
+    if not isinstance(recipe.pool, Experts):
+        problem = f"asks the experts of the pool, and {recipe.pool.name} has none"
+        raise BadValue(part.axis, part.name, problem, "Use the pool `experts`, or another method.")
 
 
 class _Stretches(Learners):

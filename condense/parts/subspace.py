@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from condense.axes import Augment, Loss, Objective, OwnLoss, TaskLoss, Term
-from condense.errors import BadValue
 from condense.recipe import Reads, Recipe
 from condense.running import Step
 from condense.task import Task
 
-from .experts import Experts
+from .experts import check_pool
 
 
 class Subspace(Objective):
@@ -34,11 +33,7 @@ class Subspace(Objective):
         return Reads()
 
     def check(self, recipe: Recipe, task: Task) -> None:
-        if not isinstance(recipe.pool, Experts):
-            remedy = "Use the pool `experts`."
-            raise BadValue(
-                "pool", recipe.pool.name, "lends no path of an expert, which the subspace is made of", remedy
-            )
+        check_pool(self, recipe)
 
     def held(self, items: int) -> int:
         return items

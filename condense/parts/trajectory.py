@@ -12,6 +12,9 @@ from condense.axes import Objective, Term
 from condense.fit import Fit
 from condense.recipe import Reads, Recipe
 from condense.running import Step
+from condense.task import Task
+
+from .experts import check_pool
 
 
 class Trajectory(Objective):
@@ -20,8 +23,8 @@ class Trajectory(Objective):
     start, end: the first and the last snapshot of the learner's path. student: what `fit` on the set makes of the
     start; differentiated through all of its steps, in the set, its labels and its rate. The fit's augmentation is
     drawn for each image alone, not siamese. segment: how many steps are recorded at a time; memory then hardly grows
-    with their number, the gradients are the same, and a step costs about half as much again. limit: a stretch whose
-    loss is above moves nothing; what has momentum coasts on (DATM's code takes no step at all).
+    with their number, the gradients are the same, and a step costs about half as much again. limit: on a stretch whose
+    loss is above, or no number, no step is taken, as in DATM's code.
     Source: MTT (Cazenavette et al., CVPR 2022, arXiv:2203.11932), eq. 2.
     """
 
@@ -31,6 +34,9 @@ class Trajectory(Objective):
 
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        check_pool(self, recipe)
 
     def held(self, items: int) -> int:
         batch = min(self.fit.batch or items, items)
@@ -43,8 +49,9 @@ class Trajectory(Objective):
         steps = self.fit.length(step.syn)
         student = self.fit.unroll(step.model, start, step.syn, rng, steps, segment=self.segment)
         loss = squared(student, end) / squared(start, end)
-        weight = 1.0 if self.limit is None else (loss.detach() <= self.limit).to(loss.dtype)
-        return [Term({"trajectory": loss}, weight=weight)]
+        if self.limit is not None and not bool(loss <= self.limit):
+            loss = loss.detach().nan_to_num(nan=self.limit, posinf=self.limit)  # nothing that it hangs on is followed
+        return [Term({"trajectory": loss})]
 
 
 def squared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condense.axes import Augment, Warp
+from condense.assets import versions
+from condense.axes import Augment, Net, Warp
+from condense.component import named
 from condense.fit import Fit
 from condense.parts.assets import Trained
 from condense.parts.inits import Herding, KCenter, herding, k_center
 from condense.parts.rules import SGD
 from condense.parts.schedules import Cosine
+from condense.plugins import DISTRIBUTION
 from condense.testing import ToyNet, toy_recipe, toy_run, toy_splits
 
 FIT = Fit(rule=SGD(momentum=0.9), lr=Cosine(start=0.05), steps=20, batch=16)
@@ -94,6 +97,13 @@ class Fuse(Augment):
                 return {}
 
         return Keep()
+
+
+def test_only_the_packages_that_its_parts_are_of_are_in_its_key():
+    """Installing somebody's plugin makes nothing anew that it has no part in."""
+    own = versions([named(Net, "conv-net"), ToyNet()])
+    assert set(own) == {DISTRIBUTION}
+    assert versions([ToyNet()]) == {}
 
 
 def test_a_making_that_was_interrupted_goes_on_where_it_was_saved():

@@ -165,7 +165,7 @@ def test_what_is_half_written_is_never_read(run, monkeypatch):
             run.assets.get(ASSET)
     making = folder_of(run).with_suffix(".making")
     assert (making / "expert-0000.safetensors.part").is_file()
-    assert not (making / "index.json").exists()
+    assert Index.read(making).experts == ()
     assert not run.assets.has(ASSET)
     assert all(same(a, b) for a, b in zip(every(run, run.assets.get(ASSET))[0], by_hand(run, 0), strict=True))
 
@@ -327,8 +327,15 @@ def test_the_window_may_grow():
 def test_a_start_beyond_what_is_stored_is_refused():
     for changes in ({"below": 4}, {"span": 3}, {"below": Linear(start=1, to=5)}):
         made = recipe(**changes)
-        with pytest.raises(BadValue, match=r"^pool.below: leads to epoch [45], and 3 epochs of each expert are stored"):
+        with pytest.raises(BadValue, match=r"^pool.below: leads to epoch [45], and 3 epochs of each expert are trained"):
             made.pool.check(made, toy_splits().task)
+
+
+@pytest.mark.parametrize("changes", [{"first": 1, "below": 1}, {"first": 2, "below": Linear(start=2, to=3)}])
+def test_a_window_without_a_start_is_refused(changes):
+    made = recipe(**changes)
+    with pytest.raises(BadValue, match=r"^pool.below: leaves no epoch to start from: `first` is [12]"):
+        made.pool.check(made, toy_splits().task)
 
 
 def test_a_folder_of_experts_is_used_as_it_is_and_refused_by_name_where_it_is_of_something_else(run, tmp_path):
@@ -363,6 +370,54 @@ def test_a_folder_of_experts_is_used_as_it_is_and_refused_by_name_where_it_is_of
     late = recipe(folder=folder, below=9)
     with pytest.raises(BadValue, match="leads to epoch 9"):
         late.pool.admit(toy_run(late))
+
+
+def test_a_training_that_was_broken_off_is_gone_on_with_by_its_like_only(tmp_path):
+    """In a folder that was given, where no key tells one training from another."""
+
+    class Stop:
+        @hookimpl
+        def condense_made(self, run, text):
+            run.interrupted.set()
+
+    with pytest.raises(Paused):
+        ASSET.make(toy_run(toy_recipe(), observers=[Stop()]), tmp_path)
+    for other, what in ((ASSET.with_(fit=FIT.with_(lr=0.3)), "fit"), (ASSET.with_(seed=1), "seed")):
+        with pytest.raises(BadValue, match=f"were trained with another {what}"):
+            other.make(toy_run(toy_recipe()), tmp_path)
+    with pytest.raises(BadValue, match="of other training data"):
+        ASSET.make(toy_run(toy_recipe(), toy_splits(seed=8)), tmp_path)
+    with pytest.raises(BadValue, match="holds no experts"):
+        recipe(folder=str(tmp_path)).pool.admit(toy_run(recipe(folder=str(tmp_path))))
+    own = toy_run(toy_recipe())
+    ASSET.make(own, tmp_path)
+    assert all(same(a, b) for a, b in zip(every(own, ASSET.load(tmp_path, own))[0], by_hand(own, 0), strict=True))
+
+
+def test_a_kill_between_the_file_and_the_index_is_gone_on_from(run, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    finish = Writer.finish
+
+    def kill(self):
+        finish(self)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("condense.snapshots.Writer.finish", kill)
+        with pytest.raises(Killed):
+            run.assets.get(ASSET)
+    assert (folder_of(run).with_suffix(".making") / "expert-0000.safetensors").is_file()
+    assert all(same(a, b) for a, b in zip(every(run, run.assets.get(ASSET))[0], by_hand(run, 0), strict=True))
+
+
+def test_what_another_group_left_is_not_taken_up(run, tmp_path):
+    """Its file may have been written over: here by a training that is alone with its first expert."""
+    (tmp_path / "training-0000-32.safetensors").write_bytes(b"of experts 0 to 31")
+    ASSET.make(run, tmp_path)
+    assert len(Index.read(tmp_path).experts) == 2
+    assert not list(tmp_path.glob("training-*"))
 
 
 def test_a_folder_takes_no_experts_of_another_fit(run):

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from condense import memory
+from condense.axes import Pool
+from condense.component import named
 from condense.data import TensorSampler
 from condense.engine import condense
-from condense.errors import NoRoom
+from condense.errors import BadValue, Diverged, NoRoom
 from condense.fit import Fit
 from condense.parts.by_experts import SoftTargets
 from condense.parts.experts import Experts, Trajectories
@@ -189,6 +191,23 @@ def test_a_stretch_above_the_limit_moves_nothing():
     assert torch.equal(stay.pace, start.pace)
     assert not torch.equal(move.freeze().x, start.freeze().x)
     assert not torch.equal(move.pace, start.pace)
+
+
+def test_a_student_that_explodes_is_passed_over_where_there_is_a_limit():
+    """Its loss is no number, and nothing of it may reach the set: DATM's code takes no step."""
+    with toys():
+        start = condense(toy_run(recipe("float32", outer=0)))
+        wild = recipe("float32", outer=2, limit=10.0).with_(parameterization=WithRate(start=1e30))
+        stay = condense(toy_run(wild))
+        assert torch.equal(stay.freeze().x, start.freeze().x)
+        with pytest.raises(Diverged):
+            condense(toy_run(wild.with_(objective=wild.objective.with_(limit=None))))
+
+
+def test_a_pool_without_experts_is_refused():
+    made = recipe().with_(pool=named(Pool, "fresh", net=ToyNet()))
+    with pytest.raises(BadValue, match="asks the experts of the pool, and fresh has none"):
+        made.objective.check(made, toy_run(recipe()).task)
 
 
 @pytest.mark.parametrize("segment", [None, 2])
