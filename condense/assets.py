@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Assets:
-    """The assets of one run: the same asset, source, preprocessing and versions of their plugins give the same folder."""
+    """The assets of one run: the same asset, source, preprocessing and versions of their packages: the same folder."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -44,6 +44,17 @@ class Account:
         terms = {"records": records, "delta": self.terms.delta, "data": secret}
         self.ledger = Ledger(None if folder is None else folder / LEDGER, terms)
         self.spent = accounting.Spent(self.ledger.releases())
+        if self.terms.noise_multiplier is None:  # noise that was calibrated once stays, whatever an accountant says now
+            self.sigma.update({entry.q: entry.sigma for entry in self.ledger.entries})
+
+    def resume(self, taken: int) -> None:
+        """Go on after so many measures of a checkpoint. Raises `Damaged` for a ledger that lacks some of them."""
+        billed = 0 if self.ledger is None else len(self.ledger.entries)
+        if billed < taken:
+            problem = f"lists {billed:,} releases, and the checkpoint beside it was made after {taken:,}"
+            remedy = "Restore both from one copy. Without it nobody knows what was released."
+            raise Damaged(LEDGER, billed, problem, remedy)
+        self.taken = taken
 
     def multiplier(self, q: float) -> float:
         """The noise multiplier for measures at rate q."""

@@ -431,7 +431,9 @@ def noise_multiplier(
             return sigma
         if not fits(4 * sigma, "prv"):  # PRV's own error, or a failure: RDP's answer stands
             return sigma
-        return smallest(lambda value: fits(value, "prv"), sigma)
+        return min(
+            sigma, smallest(lambda value: fits(value, "prv"), sigma)
+        )  # PRV may run out of time while it is searched
 
 
 def smallest(fits: Callable[[float], bool], first: float = 1.0) -> float:

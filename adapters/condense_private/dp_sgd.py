@@ -29,6 +29,7 @@ from condense.parts.rules import SGD
 from condense.plugins import software
 from condense.rng import Rng
 
+from . import noise as keyed
 from .private import Private, PrivateSource
 from .refusals import refuse_batch_norm
 
@@ -101,6 +102,8 @@ def dp_sgd(
     first.foresee(Gradient(), net.make(first.task, Rng(seed), device), [Ask(None, batch)], lambda n: "batch")
     if folder is not None:
         found = gone_on(folder, found)
+        for i in range(len(found.networks)):
+            keyed.forget(folder / str(i))  # of one that was finished, and broken off before its key was gone
     for i in range(len(found.networks), networks):
         kept = None if folder is None else folder / str(i)
         start = time.monotonic()
@@ -128,6 +131,9 @@ def gone_on(folder: Path, asked: Yardstick) -> Yardstick:
     if not (folder / RESULT).exists():
         with files.writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write_json(
+            folder / RESULT, asked.model_dump(mode="json")
+        )  # a first network that is broken off has settings
         return asked
     try:
         known = Yardstick.model_validate(files.read_json(folder / RESULT))

@@ -263,7 +263,7 @@ class PrivateSource(Source):
         return {"taken": self.account.taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.account.taken = int(state["taken"])
+        self.account.resume(int(state["taken"]))
 
     # -- the door ------------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condense import execution
-from condense.axes import Net, Statistic
+from condense.axes import Net, Statistic, Warp
 from condense.component import Component
 from condense.errors import BadValue, NotBuilt
 from condense.recipe import Recipe
@@ -76,9 +76,11 @@ def check_rows(statistic: Statistic, model: nn.Module, task: Task, device: torch
     """Try a statistic on random public records: is each row that of its record alone, and the mean theirs?
 
     In float32, as records are clipped: the rounding of a run's compiled passes is no neighbour. Raises `BadValue` where
-    it is not: batch norm, and whatever looks at its neighbours, in strangers' parts too.
+    it is not: batch norm, and whatever looks at its neighbours, in strangers' parts too; and where the network itself
+    changes by being asked.
     """
     batch = public_records(task, device)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     with execution.using(execution.EAGER):
         rows = rows_of(statistic, model, batch, task)
         for i in range(TRIED):
@@ -87,6 +89,32 @@ def check_rows(statistic: Statistic, model: nn.Module, task: Task, device: torch
             _same(statistic, {key: value[i : i + 1] for key, value in rows.items()}, alone)
         mean = statistic.mean(model, batch, task, live=False)
         _same(statistic, {key: value.mean(0) for key, value in rows.items()}, mean)
+    kept = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    if kept:
+        problem = f"is asked of a network that keeps statistics of the records it sees ({kept[0]}), without noise"
+        raise BadValue("objective.statistic", statistic.name, problem, "Use norms without running statistics.")
+
+
+def check_warps(warps: Sequence[Warp], task: Task, device: torch.device) -> None:
+    """Try augmentations on random public records: does each record become one, and by itself? Raises `BadValue`.
+
+    Of one that becomes two, each would be clipped, and the sum would move by twice the bound.
+    """
+    batch = public_records(task, device)
+    first = Batch(task.form.take(batch.x, slice(0, 1)), batch.y[:1])
+    for warp in warps:
+        together, alone = warp(batch), warp(first)
+        problem = "mixes records with each other" if warp.mixes else ""
+        if (len(together), len(alone)) != (TRIED, 1):
+            problem = f"makes {len(together)} examples of {TRIED} records: each would count more than once"
+        elif not _alike(_packed(task, together, slice(0, 1)), _packed(task, alone, slice(0, 1))):
+            problem = "makes of a record what depends on the other records of its batch"
+        if problem:
+            raise BadValue("augment", type(warp).__name__, problem, "Use --set augment=none or dsa.")
+
+
+def _packed(task: Task, batch: Batch, part: slice) -> dict[str, Tensor]:
+    return {**task.form.pack(task.form.take(batch.x, part)), "its label": batch.y[part]}
 
 
 def rows_of(statistic: Statistic, model: nn.Module, batch: Batch, task: Task) -> Mapping[str, Tensor]:
@@ -110,12 +138,21 @@ def public_records(task: Task, device: torch.device) -> Batch:
 
 
 def _same(statistic: Statistic, together: Mapping[str, Tensor], alone: Mapping[str, Tensor]) -> None:
-    scale = max(float(value.abs().max()) for value in together.values()) or 1.0  # parts of true length 0 are rounding
-    for key, value in together.items():
-        if not torch.allclose(value, alone[key], rtol=1e-3, atol=1e-4 * scale):
+    for key in together:
+        if not _alike(together, alone, key):
             problem = f"says of a record ({key}) what depends on the other records of its batch"
             remedy = "Clipping such rows bounds nothing. Use networks without batch norm, and statistics by record."
             raise BadValue("objective.statistic", statistic.name, problem, remedy)
 
 
-__all__ = ["check_rows", "leaks", "measures", "refuse_batch_norm", "refuse_reads"]
+def _alike(together: Mapping[str, Tensor], alone: Mapping[str, Tensor], *keys: str) -> bool:
+    """Are these entries (none named: all) the same up to rounding? Entries of true length 0 are rounding."""
+    scale = max(float(value.abs().max()) for value in together.values()) or 1.0
+    return all(
+        together[key].shape == alone[key].shape
+        and torch.allclose(together[key].double(), alone[key].double(), rtol=1e-3, atol=1e-4 * scale)
+        for key in keys or together
+    )
+
+
+__all__ = ["check_rows", "check_warps", "leaks", "measures", "refuse_batch_norm", "refuse_reads"]

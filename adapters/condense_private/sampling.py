@@ -17,6 +17,8 @@ from condense.errors import BadValue
 from condense.recipe import Recipe
 from condense.task import Batch
 
+from .refusals import check_warps
+
 if TYPE_CHECKING:
     from .private import PrivateSource
 
@@ -35,14 +37,13 @@ class Sampling:
         """Joint sampling at rate sum(n) / N; where class sizes are public, each class at n over its own size.
 
         setting: what n is called where somebody can change it. Raises `BadValue` where two asks share records, a warp
-        mixes them, or more is asked than there is.
+        does not map each record to one of its own, or more is asked than there is.
         """
         plan, classes, total = cls(tuple(asks), source), [ask.cls for ask in asks], len(source)
         if not asks or len(set(classes)) < len(classes) or (None in classes and len(classes) > 1):
             problem = "share records: a record may be part of one sum only"
             raise BadValue("objective.pairing", classes, problem, "Ask once for each class, or once for all.")
-        if any(warp.mixes for ask in asks for warp in ask.warps):
-            raise BadValue("augment", "mixing", "mixes records with each other", "Use --set augment=none or dsa.")
+        check_warps([warp for ask in asks for warp in ask.warps], source.task, source.device)
         if source.account.terms.public_counts and None not in classes:
             counts = source.counts()
             sizes = {c: counts[c] for c in classes if c is not None}
@@ -116,11 +117,14 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def digest_of(number: int, facts: Mapping[str, Any], asks: Sequence[Ask], model: nn.Module) -> bytes:
-    """SHA-256 of a request: its number in the run, what is asked and how, and every weight of the network.
+    """SHA-256 of a request: its number in the run, what is asked and how, and the network with every weight.
 
     The one place of a private step that waits for the device.
     """
-    h = hashlib.sha256(json.dumps([number, facts, [[ask.cls, ask.n] for ask in asks]], sort_keys=True).encode())
+    network = [getattr(model, "architecture", type(model).__qualname__), model.training]
+    h = hashlib.sha256(
+        json.dumps([number, facts, network, [[ask.cls, ask.n] for ask in asks]], sort_keys=True).encode()
+    )
     for ask in asks:
         for warp in ask.warps:
             for name, value in sorted(warp.state().items()):

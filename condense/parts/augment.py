@@ -83,6 +83,7 @@ class Joining(Warp):
 
     form: Form
     warp: Warp
+    mixes: bool
 
     def __call__(self, batch: Batch) -> Batch:
         other = self.warp(batch)
@@ -105,10 +106,12 @@ class Beside(Augment):
     form: Form = Tensors()
 
     def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
-        return Joining(self.form, self.augment.sample(rng, n, progress))
+        warp = self.augment.sample(rng, n, progress)
+        return Joining(self.form, warp, warp.mixes)
 
     def replay(self, state: Mapping[str, Tensor]) -> Warp:
-        return Joining(self.form, self.augment.replay(state))
+        warp = self.augment.replay(state)
+        return Joining(self.form, warp, warp.mixes)
 
 
 def chain(warps: tuple[Warp, ...]) -> Chain:

@@ -327,7 +327,9 @@ def test_the_window_may_grow():
 def test_a_start_beyond_what_is_stored_is_refused():
     for changes in ({"below": 4}, {"span": 3}, {"below": Linear(start=1, to=5)}):
         made = recipe(**changes)
-        with pytest.raises(BadValue, match=r"^pool.below: leads to epoch [45], and 3 epochs of each expert are trained"):
+        with pytest.raises(
+            BadValue, match=r"^pool.below: leads to epoch [45], and 3 epochs of each expert are trained"
+        ):
             made.pool.check(made, toy_splits().task)
 
 

@@ -266,6 +266,19 @@ def test_prv_that_is_late_is_replaced_by_rdp_and_its_process_is_ended():
     assert [each.accountant for each in bounds(release, 1e-5, 0.01)] == ["rdp"]
 
 
+def test_prv_that_runs_out_of_time_while_it_is_searched_leaves_the_noise_of_rdp(monkeypatch):
+    left = [2]  # answers
+
+    def answered(releases, delta, accountant, prv):
+        sigma = releases[-1].sigma
+        left[0] -= accountant == "prv"
+        by = accountant if left[0] >= 0 else "rdp"
+        return accounting.Bound((2.0 if by == "rdp" else 1.9) / sigma, by, "")
+
+    monkeypatch.setattr(accounting, "answered", answered)
+    assert noise_multiplier(1.0, 1e-5, 0.01, 100, "prv") == noise_multiplier(1.0, 1e-5, 0.01, 100, "rdp")
+
+
 def test_prv_that_fails_is_replaced_by_rdp(prv, monkeypatch):
     huge = [Release(0.05, 1.0, 10**4)]  # an epsilon of two million
     assert prv(huge, 1e-5) is None

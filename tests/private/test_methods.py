@@ -24,7 +24,7 @@ from condense.rng import Rng
 from condense.running import Limits, Paused
 from condense.task import Batch
 from condense.testing import Still, ToyNet, check_statistic, toy_run, toy_splits, toys
-from condense_private import accounting
+from condense_private import accounting, noise
 from condense_private.account import Account
 from condense_private.dp_dm import ClippedFeature
 from condense_private.dp_merf import RandomFourier, Released
@@ -425,6 +425,22 @@ def test_dp_sgd_without_noise_and_clipping_is_gradient_descent_on_all_records():
         torch.testing.assert_close(a, b, **CLOSE)
 
 
+def test_a_first_network_that_is_broken_off_is_gone_on_with_by_the_same_settings_only(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*asked):
+        raise Killed
+
+    data, net = Private(data=named(Data, "digits"), noise_multiplier=0.7, clip=1.0), named(Net, "mlp")
+    with monkeypatch.context() as patch:
+        patch.setattr("condense_private.dp_sgd.train", kill)
+        with pytest.raises(Killed):
+            dp_sgd(data, net, steps=12, batch=60, networks=1, folder=tmp_path)
+    with pytest.raises(BadValue, match="trained otherwise: net"):
+        dp_sgd(data, named(Net, "mlp", hidden=(7, 7)), steps=12, batch=60, networks=1, folder=tmp_path)
+
+
 def test_the_page_shows_what_networks_trained_with_dp_sgd_reached(tmp_path, monkeypatch):
     monkeypatch.setattr(accounting, "bounds", lambda releases, delta: [accounting.Bound(2.345, "rdp", "1")])
     assert yardsticks(tmp_path) == ""
@@ -451,6 +467,9 @@ def test_dp_sgd_bills_each_network_alone_and_learns(tmp_path, monkeypatch):
     with pytest.raises(BadValue, match="trained otherwise: steps, lr"):
         dp_sgd(data, net, steps=13, batch=60, lr=0.6, networks=3, folder=tmp_path)
     assert min(found.accuracies) > 0.3, "ten classes"
+    noise.kept(tmp_path / "1")  # as a kill between the result and the end of its key leaves it
+    dp_sgd(data, net, steps=12, batch=60, lr=0.5, networks=3, folder=tmp_path)
+    assert not list(tmp_path.rglob("*.key"))
     with pytest.raises(BadValue, match="below 1"):
         dp_sgd(data, net, networks=0)
     with pytest.raises(BadValue, match="instance or group norm"):

@@ -14,21 +14,23 @@ import pytest
 import torch
 
 import condense
-from condense.axes import Statistic
+from condense.axes import Augment, Statistic, Warp
 from condense.component import named
 from condense.data import Ask, Data, TensorSource
 from condense.errors import BadData, BadValue, Damaged
 from condense.execution import Passes, using
+from condense.parts.augment import Beside, NoAugment, Then
 from condense.parts.matching import Gradient, MeanFeature
 from condense.rng import Rng
+from condense.task import Batch
 from condense.testing import Still, ToyNet, toy_splits
-from condense_private import noise
+from condense_private import accounting, noise
 from condense_private.account import Account
 from condense_private.dp_dm import ClippedFeature
 from condense_private.ledger import Entry, Ledger
 from condense_private.noisy_means import Example
 from condense_private.private import Private, PrivateSource, finite
-from condense_private.sampling import Sampling
+from condense_private.sampling import Sampling, digest_of
 
 SMALL = {"pool.net.width": 4, "pool.net.depth": 1, "objective.pairing.n": 20, "pool.inner.epochs": 1}
 
@@ -126,6 +128,54 @@ def test_a_statistic_that_looks_at_its_neighbours_is_refused_before_anything_is_
     made = source()
     with pytest.raises(BadValue, match="depends on the other records"):
         released(made, [Ask(None, 20)], Peeks())
+    assert made.account.ledger.entries == []
+
+
+class Neighbourly(Augment):
+    """A stranger's, that does not say that it mixes: each example becomes the mean of itself and the one before it."""
+
+    def sample(self, rng, n=None, progress=0.0):
+        return Drawn(lambda batch: Batch((batch.x + batch.x.roll(1, dims=0)) / 2, batch.y))
+
+
+class Drawn(Warp):
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, batch):
+        return self.function(batch)
+
+    def state(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("augment", "says"),
+    [
+        (Beside(augment=NoAugment()), "makes 8 examples of 4 records"),
+        (Then(augments=(Beside(augment=NoAugment()), Beside(augment=NoAugment()))), "makes 16 examples of 4 records"),
+        (Neighbourly(), "makes of a record what depends on the other records"),
+    ],
+)
+def test_an_augmentation_that_makes_anything_but_one_of_each_record_is_refused_before_it_is_billed(augment, says):
+    made = source()
+    with pytest.raises(BadValue, match=f"^augment: {says}"):
+        released(made, [Ask(None, 20, (augment.sample(Rng(0)),))])
+    assert made.account.ledger.entries == []
+
+
+def test_a_network_that_keeps_statistics_of_what_it_sees_is_refused():
+    made, net = source(), network(toy_splits().task)
+
+    class Counting(type(net)):
+        def features(self, x):
+            self.seen += len(x)
+            return super().features(x)
+
+    net.__class__ = Counting
+    net.register_buffer("seen", torch.zeros(()))
+    with pytest.raises(BadValue, match=r"keeps statistics of the records it sees \(seen\)"):
+        list(made.measure(MeanFeature(), net, [Ask(None, 20)], Rng(0)))
     assert made.account.ledger.entries == []
 
 
@@ -325,6 +375,51 @@ def test_a_request_that_comes_again_after_a_resume_is_the_same_release_and_is_bi
     assert not torch.equal(other, first[0])
     with pytest.raises(Damaged, match="other data"):
         source(toy_splits(seed=8).train, noise_seed=None).begin(tmp_path)
+
+
+def test_a_ledger_that_lacks_what_a_checkpoint_has_seen_is_refused(tmp_path):
+    """Whether it is gone, or was cut at the end of a line, or is an older copy."""
+    made = source(noise_seed=None)
+    made.begin(tmp_path)
+    for i in range(3):
+        released(made, [Ask(None, 20)], seed=i)
+    path = tmp_path / "ledger.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    for kept in (0, 1, 3):
+        path.unlink()
+        if kept:
+            path.write_bytes(b"".join(whole[:kept]))
+        again = source(noise_seed=None)
+        again.begin(tmp_path)
+        with pytest.raises(Damaged, match=f"lists {max(0, kept - 1)} releases, and the checkpoint .* after 3"):
+            again.load_state_dict({"taken": 3})
+    path.write_bytes(b"".join(whole))
+    again = source(noise_seed=None)
+    again.begin(tmp_path)
+    again.load_state_dict({"taken": 3})
+    assert again.state_dict() == {"taken": 3}
+
+
+def test_noise_that_was_calibrated_once_stays(tmp_path, monkeypatch):
+    """Another accountant's answer, or PRV's that comes late this time, would make the rest of a run another kind."""
+    made = source(noise_seed=None, noise_multiplier=None, epsilon=8.0)
+    made.begin(tmp_path)
+    released(made, [Ask(None, 20)])
+    monkeypatch.setattr(accounting, "noise_multiplier", lambda *asked: 99.0)
+    again = source(noise_seed=None, noise_multiplier=None, epsilon=8.0)
+    again.begin(tmp_path)
+    released(again, [Ask(None, 20)], seed=1)
+    assert len({entry.sigma for entry in again.account.ledger.entries}) == 1
+
+
+def test_a_request_names_the_architecture():
+    """Other functions of the same weights: the difference of two answers with the same noise would show the data."""
+    asked, facts, net = [Ask(None, 20)], {}, network(toy_splits().task)
+    same = [digest_of(0, facts, asked, net) for _ in range(2)]
+    net.eval()
+    evaluating = digest_of(0, facts, asked, net)
+    net.train().architecture = "another"
+    assert len({*same, evaluating, digest_of(0, facts, asked, net)}) == 3
 
 
 def test_a_changed_request_gets_noise_of_its_own(tmp_path):
