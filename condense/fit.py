@@ -53,6 +53,12 @@ class Fit(Learn):
             raise ValueError("give either epochs or steps")
         return self
 
+    def unrolled(self, items: int, most: int | None = None) -> int:
+        """Examples that training on so many items passes through in `most` steps, or in all of them."""
+        batch = min(self.batch or items, items)
+        steps = self.steps if self.steps is not None else (self.epochs or 0) * -(-items // max(1, batch))
+        return batch * min(steps, most or steps)
+
     def length(self, data: Sampler) -> int:
         """Training steps on `data`."""
         if self.steps is not None:

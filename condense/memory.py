@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .axes import Asset, Net, Objective, Pairing
+from .axes import Asset, Budget, Init, Net, Objective, Pairing
 from .data import Sampler, Source
 from .errors import NoRoom
 from .protocol import Protocol
@@ -23,27 +24,46 @@ def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
     needed, free = estimate(recipe, source), available(device)
     if needed > free:
         problem = f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free on {device}"
-        unrolled = any(isinstance(part, Objective) and part.held(1) for part in recipe.walk())
-        fewer = "fewer steps at a time (objective.segment)" if unrolled else "smaller batches (objective.pairing.n)"
-        remedy = f"Ask for a smaller set, {fewer}, or a narrower network."
+        remedy = f"Ask for a smaller set, {_largest(recipe, source)[1]}, or a narrower network."
         raise NoRoom("memory", f"{needed / 2**30:.1f} GiB", problem, remedy)
 
 
 def estimate(recipe: Recipe, source: Source) -> int:
-    """Bytes: the set with its gradient and momentum, and the activations of the largest pass of the largest network."""
+    """Bytes: the set with its gradient and momentum, and the activations of the largest pass of the largest network.
+
+    Real examples that meet the set block by block (`block`) leave nothing behind but their features.
+    """
     task, items = source.task, recipe.budget.items(source)
     example = 4 * sum(t.numel() for t in task.form.pack(task.form.blank(task, 1)).values())
-    stored = 4 * items * example
-    sizes = [
-        min(size, _whole(part, "block") or size)
-        for part in recipe.walk()
-        for key in ("n", "batch")
-        if (size := _whole(part, key))
+    rows, _ = _largest(recipe, source)
+    passed = [trace(part, task) for part in recipe.walk() if isinstance(part, Net)]
+    streams = [(_whole(part, "n") or len(source), part) for part in recipe.walk() if _whole(part, "block")]
+    streamed = [
+        2 * min(n, _whole(part, "block")) * each.largest + 8 * min(n, len(source)) * each.features
+        for n, part in streams
+        for each in passed
     ]
-    rows = min(max([*sizes, 1]), max(items, len(source)))
-    rows = max([rows, *(part.held(items) for part in recipe.walk() if isinstance(part, Objective))])
-    nets = [part for part in recipe.walk() if isinstance(part, Net)]
-    return stored + max([PASSES * rows * activations(net, task) for net in nets], default=0)
+    return 4 * items * example + max([PASSES * rows * each.total for each in passed], default=0) + max([*streamed, 0])
+
+
+def _largest(recipe: Recipe, source: Source) -> tuple[int, str]:
+    """The most examples whose activations are held at a time, and what would make them fewer."""
+    items, everything = recipe.budget.items(source), max(recipe.budget.items(source), len(source))
+    on_real = [part for part in recipe.walk() if isinstance(part, Asset) or getattr(part, "on", None) == "real"]
+    trained_on_real = [part for owner in on_real for part in owner.walk()]
+    found = [(1, "smaller batches (objective.pairing.n)")]
+    for part in recipe.walk():
+        if isinstance(part, Objective):
+            unrolled = "segment" in type(part).model_fields
+            fewer = "fewer steps at a time (objective.segment)" if unrolled else "fewer items at a time"
+            found.append((part.held(items), fewer))
+        if batch := _whole(part, "batch"):
+            real = any(part is other for other in trained_on_real)
+            found.append((min(batch, everything if real else items), "smaller batches (pool.inner.batch)"))
+        if (n := _whole(part, "n")) and not _whole(part, "block") and not isinstance(part, Budget | Init):
+            path = "objective.pairing.n" if isinstance(part, Pairing) else "objective.n"
+            found.append((min(n, everything), f"smaller batches ({path})"))
+    return max(found, key=lambda each: each[0])
 
 
 def cost(recipe: Recipe, source: Source) -> float:
@@ -93,28 +113,40 @@ def _whole(part: Any, key: str) -> int:
     return value if isinstance(value, int) and part is not None and key in type(part).model_fields else 0
 
 
+@dataclass(frozen=True)
+class Trace:
+    """Bytes that one example's forward pass leaves behind in float32, of all layers and of the largest; and the number
+    of its features. 0 where the network needs data to be built."""
+
+    total: int = 0
+    largest: int = 0
+    features: int = 0
+
+
 def activations(net: Net, task: Task) -> int:
     """Bytes that one example's forward pass leaves behind in float32; 0 where the network needs data to be built."""
-    total = 0
+    return trace(net, task).total
+
+
+def trace(net: Net, task: Task) -> Trace:
+    """What one example's forward pass leaves behind."""
+    left: list[int] = []
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal total
         if isinstance(output, Tensor) and not list(module.children()):
-            total += 4 * output.numel() // max(1, len(output))
+            left.append(4 * output.numel() // max(1, len(output)))
 
     try:
         with torch.device("meta"):
             module = net.build(task)
             x = task.form.blank(task, 2)
-    except (NotImplementedError, RuntimeError, TypeError):
-        return 0
-    for part in module.modules():
-        part.register_forward_hook(count)
-    try:
+        features = module.features(x)[0].numel() if hasattr(module, "features") else 0  # type: ignore[operator]
+        for part in module.modules():
+            part.register_forward_hook(count)
         module(x)
     except (NotImplementedError, RuntimeError, TypeError):
-        return 0
-    return total
+        return Trace()
+    return Trace(sum(left), max(left, default=0), features)
 
 
 def available(device: torch.device) -> int:

@@ -40,13 +40,16 @@ HOW = """A private data set is a value that wraps another, and its source has on
 refused, so that a recipe which touches examples cannot run by construction, in strangers' plugins too. `measure`
 takes one Poisson sample of all records for everything that a step asks, computes the statistic of each record alone,
 clips it, adds up what belongs to each ask, adds Gaussian noise, divides by constants, and bills once. A record is
-part of one sum only: the sensitivity of a measure is the clipping length, whatever the number of classes.
+part of one sum only: the sensitivity of a measure is the clipping length, whatever the number of classes. That each
+record has one row, and its own, is tried on random public records before anything is billed: of every statistic with
+every architecture, and of every drawn augmentation. What mixes records, makes two of one, or keeps statistics of what
+it sees (batch norm, running means) is refused, in strangers' parts too.
 
 - **The ledger.** `DIR/.run/ledger.jsonl` has one line for each release, written and synced before the data are
   touched: a run that is killed has never released more than it billed. A request that comes again after a resume has
-  the same digest, gets the same noise, and is not billed twice. The artifact's `provenance.json` carries the sums:
-  unit, neighbours, rates, noise multipliers, draws, delta, epsilon by RDP and by PRV, accountant and version, and
-  everything that was not noised.
+  the same digest, gets the same noise, and is not billed twice; a ledger that lacks what the checkpoint beside it has
+  seen is refused. The artifact's `provenance.json` carries the sums: unit, neighbours, rates, noise multipliers,
+  draws, delta, epsilon by RDP and by PRV, accountant and version, and everything that was not noised.
 - **A rehearsal** comes before: the run's first step up to its first measure, of which nothing is computed. What cannot
   work is refused before anything is written: a rate above 1, noise out of reach, a budget that does not allow a single
   measure. A budget that cannot be meant is warned of, and the artifact keeps the warning (`advice`): delta above 1/N,

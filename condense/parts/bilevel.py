@@ -35,6 +35,10 @@ class Bilevel(Objective):
     segment: int | None = Field(default=None, ge=1)
     target_loss: Loss = TaskLoss()
 
+    def held(self, items: int) -> int:
+        windows = [steps for steps in (self.window, self.segment) if steps is not None]
+        return self.fit.unrolled(items, min(windows, default=None)) + (self.n or 0)
+
     def __call__(self, step: Step) -> list[Term]:
         run, module = step.run, step.model
         before, window = self.place(step)

@@ -53,8 +53,8 @@ class Implicit(Objective):
     Predictions are multiplied by exp(t) before the loss, with t learned under the role "aux".
 
     Source: RCIG (Loo et al., ICML 2023, arXiv:2302.06755). Its code, which is followed, starts each descent with the
-    step counter of the pool's training in Adam's bias correction, and lets v, unlike w, have a part for the last
-    layer's weights, which W is there for; here counters start at 0, and neither has one.
+    step counter of the pool's training in Adam's bias correction, and lets w and v have parts for the last layer's
+    weights, which W is there for; here counters start at 0, and neither has one.
     """
 
     n: int | None = Field(default=1024, ge=1)

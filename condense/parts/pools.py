@@ -174,7 +174,8 @@ class _Online(Learners):
         if self.pool.most is not None:
             steps += self.rng.fold("steps", index).choice(self.pool.most - steps + 1)
         training = self.trainings[slot]
-        training.advance(self.syn.freeze(self.rng.fold("freeze", index)), steps, of=max(self.pool.max_age, training.at))
+        length = max(self.pool.max_age, training.at) + steps  # a life may go on beyond max_age: no schedule is left
+        training.advance(self.syn.freeze(self.rng.fold("freeze", index)), steps, of=length)
         self.ages[slot] += steps
         if not self.pool.staggered and self.ages[slot] >= self.pool.max_age:
             self._replace(slot)

@@ -125,7 +125,8 @@ class KernelRidge(Objective):
     K_ss's diagonal, as in the code of KIP, FRePo and KIDD. support: what is done to the synthetic items alone, after
     the recipe's augmentation of both sides (FRePo and RCIG add their mirror images). scaled: predictions are multiplied
     by exp(t) before the loss, with a number t that is 0 at first and learned under the role "aux" (Platt scaling, as in
-    RFAD). block: so many real examples at a time meet the set; it bounds memory and changes no value.
+    RFAD). block: so many real examples at a time meet the set: of the others only what the kernel makes of them is
+    kept (the features of a network, in float64); it changes no value.
 
     A system that cannot be solved makes the loss NaN; the error of the run names the two items that are most alike.
     Source: KIP (Nguyen et al., ICLR 2021, arXiv:2011.00050), eq. 7.
@@ -140,6 +141,9 @@ class KernelRidge(Objective):
     support: Augment | None = None
     scaled: bool = False
     block: int = Field(default=256, ge=1)
+
+    def held(self, items: int) -> int:
+        return min(self.m or items, items) * (1 if self.support is None else 2)
 
     def state(self, run: Run) -> nn.Module:
         return Memory(run, self.scaled)

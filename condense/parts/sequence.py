@@ -42,6 +42,13 @@ class Sequence(Parameterization):
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
 
+    def check(self, recipe: Recipe, task: Task) -> None:
+        trained = getattr(recipe.pool, "net", None)
+        if self.network is not None and trained is not None and trained.digest() != self.network.digest():
+            problem = f"is not the network of the pool, {trained.name}, which would not start from its weights"
+            remedy = "Set pool.net and parameterization.network alike, or both by --net."
+            raise BadValue("parameterization.network", self.network.name, problem, remedy)
+
     def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
         return _InTurn(self, self.inner.empty(task, groups, labels), groups)
 

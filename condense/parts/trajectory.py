@@ -39,9 +39,7 @@ class Trajectory(Objective):
         check_pool(self, recipe)
 
     def held(self, items: int) -> int:
-        batch = min(self.fit.batch or items, items)
-        steps = self.fit.steps if self.fit.steps is not None else (self.fit.epochs or 0) * -(-items // batch)
-        return batch * min(steps, self.segment or steps)
+        return self.fit.unrolled(items, self.segment)
 
     def __call__(self, step: Step) -> list[Term]:
         start, end = step.learner.path[0], step.learner.path[-1]

@@ -411,25 +411,32 @@ FREPO_FAMILIES: dict[str, tuple[int, Callable[[Tensor, Tensor, FRePoAugment], Te
 
 @dataclass(frozen=True, eq=False)
 class FRePoWarp(Warp):
-    """One family of FRePo's augmentation; u: (k, draws) of [0, 1)."""
+    """Families of FRePo's augmentation; u: (k, draws) of [0, 1) for each. `which`: (k,) the place among them of the one
+    that each image goes through, where there are several.
+    """
 
     how: FRePoAugment
-    family: str
-    u: Tensor
+    u: Mapping[str, Tensor]
+    which: Tensor | None = None
 
     def __call__(self, batch: Batch) -> Batch:
-        u = self.u.to(batch.x.device, non_blocking=True)
-        return batch.with_x(FREPO_FAMILIES[self.family][1](batch.x, u, self.how))
+        device, x = batch.x.device, batch.x
+        for place, (family, u) in enumerate(self.u.items()):
+            moved = FREPO_FAMILIES[family][1](batch.x, u.to(device, non_blocking=True), self.how)
+            own = None if self.which is None else (self.which == place).to(device, non_blocking=True)
+            x = moved if own is None else torch.where(own[:, None, None, None], moved, x)
+        return batch.with_x(x)
 
     def state(self) -> dict[str, Tensor]:
-        return {self.family: self.u}
+        return {**self.u, **({} if self.which is None else {"which": self.which})}
 
 
 @final
 class FRePoAugment(Strategic):
     """The augmentation that FRePo and RCIG judge with (arXiv:2206.00719, 2302.06755), as in their released code.
 
-    Each call applies one family of the strategy, with parameters of its own for each image. color: by how much
+    Each call applies one family of the strategy, with parameters of its own for each image; each: every image one of
+    its own, as in RCIG's code. color: by how much
     brightness, and the logarithms of contrast and saturation, may differ. zoom: crop enlarges by 1 / zoom to zoom.
     translate: share of a side. rotate: degrees. cutout: 4 for a box of a quarter of each side. Flip and, in RCIG's
     code, color are left out on grey images. Pixels beyond the edge repeat the edge.
@@ -438,6 +445,7 @@ class FRePoAugment(Strategic):
     name: ClassVar[str] = "frepo-augment"
     known: ClassVar[Mapping[str, Any]] = FREPO_FAMILIES
     strategy: str = "flip_color_crop_rotate_translate_cutout"
+    each: bool = False
     color: float = Field(default=0.25, ge=0)
     zoom: float = Field(default=1.25, ge=1)
     translate: float = Field(default=0.125, ge=0, le=1)
@@ -445,18 +453,26 @@ class FRePoAugment(Strategic):
     cutout: int = Field(default=4, ge=1)
 
     def sample(self, rng: Rng, n: int | None = None, progress: float = 0.0) -> Warp:
-        family = self.families[rng.fold("family").choice(len(self.families))]
-        draws = FREPO_FAMILIES[family][0]
-        u = torch.rand(1 if n is None else n, draws, generator=rng.fold(family).generator())
-        return FRePoWarp(self, family, u)
+        k, families, which = 1 if n is None else n, self.families, None
+        if self.each:
+            which = torch.randint(len(families), (k,), generator=rng.fold("family").generator())
+        else:
+            families = [families[rng.fold("family").choice(len(families))]]
+        u = {
+            family: torch.rand(k, FREPO_FAMILIES[family][0], generator=rng.fold(family).generator())
+            for family in families
+        }
+        return FRePoWarp(self, u, which)
 
     def replay(self, state: Mapping[str, Tensor]) -> Warp:
-        """Raises `BadValue` for a state that is not of one family of the strategy."""
-        if len(state) != 1 or not set(state) <= set(self.families):
+        """Raises `BadValue` for a state that this strategy cannot have given."""
+        u = {family: state[family] for family in self.families if family in state}
+        which = state.get("which")
+        whole = len(u) == (len(self.families) if self.each else 1) and (which is not None) == self.each
+        if not whole or len(state) != len(u) + self.each:
             remedy = "Replay it with the augmentation that drew it."
-            raise BadValue("augment", sorted(state), f"is not one family of {self.strategy}", remedy)
-        ((family, u),) = state.items()
-        return FRePoWarp(self, family, u)
+            raise BadValue("augment", sorted(state), f"is no draw of {self.strategy}", remedy)
+        return FRePoWarp(self, u, which)
 
 
 def mirrored() -> Augment:

@@ -136,9 +136,10 @@ class Replay(Protocol):
     """DD's: the steps that a set was made with, once more. Gradient descent without momentum on the set's own batches,
     in their order, at its own step sizes; a set that brings weights to start from is replayed from these.
 
-    epochs: rounds through the set's batches. Sets without batches of their own (random real images) are trained on for
-    as many steps, in random batches of as many images as there are classes, at the step size `otherwise`: 0.02, where
-    learning starts; the paper compares with random images at rates chosen for them.
+    epochs: rounds through the set's batches: as many as it was made with, which are 3 unless the recipe says otherwise
+    (with `--set parameterization.repeats=5` goes `--set protocol.epochs=5`). Sets without batches of their own (random
+    real images) are trained on for as many steps, in random batches of as many images as there are classes, at the step
+    size `otherwise`: 0.02, where learning starts; the paper compares with random images at rates chosen for them.
     """
 
     nets: tuple[Net, ...] = Field(default_factory=lambda: (lenet(),), min_length=1)

@@ -400,11 +400,11 @@ class FRePoWhitening(Transform):
 class ZcaFRePo(Whitening):
     """Regularised ZCA as in the released code of FRePo (arXiv:2206.00719), which RCIG shares.
 
-    Images are standardised by channel with the constants published with the data set, else with the training set's own,
-    and the mean image is subtracted (`centred`). Their covariance, over n, is regularised by `reg` times its trace over
-    d. centred=false leaves the mean image in, as RFAD's code does (arXiv:2210.12067). Unlike in `zca-kip`, images are
-    not scaled one by one. Where there are fewer images than numbers in one, the directions beyond the n-th keep the
-    factor 1.
+    Images are standardised by channel with the training set's own moments, which that code writes out (and not those
+    that DC's code has for CIFAR-10), and the mean image is subtracted (`centred`). Their covariance, over n, is
+    regularised by `reg` times its trace over d. centred=false leaves the mean image in, as RFAD's code does
+    (arXiv:2210.12067). Unlike in `zca-kip`, images are not scaled one by one. Where there are fewer images than numbers
+    in one, the directions beyond the n-th keep the factor 1.
     """
 
     name: ClassVar[str] = "zca-frepo"
@@ -415,8 +415,6 @@ class ZcaFRePo(Whitening):
         """Raises `BadValue` for images too wide to whiten."""
         check_width(train.task)
         mean, std = channel_moments(train)
-        if facts.mean is not None and facts.std is not None:
-            mean, std = (torch.tensor(given, dtype=mean.dtype, device=mean.device) for given in (facts.mean, facts.std))
         rows = (standard(unit(batch.x, torch.float64), mean, std).flatten(1) for batch in train.sweep(BLOCK))
         d = math.prod(train.task.shape)
         n, total, products = second_moments(rows, d, train.device)

@@ -69,9 +69,10 @@ class FRePoLike(Protocol):
     """What FRePo and RCIG share: Adam on half the squared distance to centred targets, learned ones or coded classes.
 
     The rate rises for `warm` steps and falls to a hundredth by a cosine; shorter trainings only rise. steps: None for
-    those of the code, by the size of the set. Networks have no norm. The last accuracy counts: the code of FRePo picks
-    the best of the checkpoints of a set by their test accuracy, and so do the figures of its paper; the running mean of
-    weights (0.995) is of its looks while it distils, not of this judge.
+    those of the code, by the size of the set, which it goes through in one order, and here in a new one each time.
+    Networks have no norm. The last accuracy counts: the code of FRePo picks the best of the checkpoints of a set by
+    their test accuracy, and so do the figures of its paper; the running mean of weights (0.995) is of its looks while
+    it distils, not of this judge.
     """
 
     nets: tuple[Net, ...] = Field(default_factory=lambda: (named(Net, "kernel-conv-net"),), min_length=1)
@@ -114,14 +115,17 @@ class RCIG(FRePoLike):
     """The judge of RCIG's released code (arXiv:2302.06755, `eval.py`), with augmentation: Adam 1e-4, batches of 256.
 
     1,000 steps on 10 items, 2,000 on any other number. On the images and their mirror images (not on grey ones). The
-    code mirrors first and then augments each of the two by itself; here an image and its mirror image are augmented
-    alike. It also reports a judge without augmentation, which is not this one.
+    code mirrors first, draws batches of at most 256 from images and mirror images, and augments each by itself; here
+    batches are of images, each beside its mirror image, augmented alike: sets of more than 256 items are trained on in
+    batches of twice as many. It also reports a judge without augmentation, which is not this one.
     """
 
     name: ClassVar[str] = "rcig"
     lr: float = Field(default=1e-4, gt=0)
     batch: int = Field(default=256, ge=1)
-    augment: Augment = Field(default_factory=lambda: Then(augments=(named(Augment, "frepo-augment"), mirrored())))
+    augment: Augment = Field(
+        default_factory=lambda: Then(augments=(named(Augment, "frepo-augment", each=True), mirrored()))
+    )
 
     def length(self, size: int) -> int:
         return 1000 if size == 10 else 2000

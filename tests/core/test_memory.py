@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import condense
 from condense import memory
+from condense.axes import Net
+from condense.component import named
 from condense.data import TensorSource
 from condense.errors import NoRoom
 from condense.parts.budgets import PerClass
@@ -13,6 +16,7 @@ from condense.parts.distances import SquaredError
 from condense.parts.matching import ClassWise, Matching, MeanFeature
 from condense.task import Task
 from condense.testing import ToyNet, toy_splits
+from condense_image.augment import mirrored
 from tests.core.test_engine import recipe
 
 
@@ -45,3 +49,43 @@ def test_an_absurd_budget_is_refused_before_anything_of_its_size_is_made():
 
 def test_there_is_some_memory():
     assert 2**20 < memory.available(torch.device("cpu")) < 2**50
+
+
+def test_real_examples_that_meet_the_set_block_by_block_leave_only_their_features():
+    """A step of FRePo at 10 per class of 10: some hundred megabytes a thousand rows would need, and does not."""
+    task = Task(classes=tuple("abcdefghij"), shape=(3, 32, 32))
+    source = TensorSource(task, torch.zeros(2000, 3, 32, 32), torch.arange(2000) % 10)
+    frepo = condense.plan("frepo", data="digits", per_class=10).recipe.with_(budget=PerClass(n=10))
+    net = named(Net, "kernel-conv-net", norm="before")
+    made = frepo.rewrite(Net, lambda _: net)
+    ridge = made.objective.objectives[0].with_(n=1024, support=mirrored())
+    made = made.with_(objective=made.objective.with_(objectives=(ridge, *made.objective.objectives[1:])))
+    each = memory.trace(net, task)
+    assert each.features == 512 * 16
+    assert each.largest == 4 * 128 * 32 * 32
+    assert memory.estimate(made, source) == (
+        4 * 100 * 4 * 3 * 32 * 32  # the set, its gradient, two slots
+        + memory.PASSES * 200 * each.total  # the images and their mirror images
+        + 2 * 256 * each.largest
+        + 8 * 1024 * each.features
+    )
+    halved = made.with_(objective=made.objective.with_(objectives=(ridge.with_(n=512),)))
+    assert memory.estimate(made, source) - memory.estimate(halved, source) == 8 * 512 * each.features
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("dm", "objective.pairing.n"), ("rat-bptt", "objective.segment"), ("rcig", "objective.n")],
+)
+def test_the_remedy_names_the_setting_that_counts(method, setting, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    recipe = condense.plan(method, data="digits", per_class=1).recipe
+    with pytest.raises(NoRoom, match=rf"\({setting}\)"):
+        memory.check_memory(recipe, toy_splits().train, torch.device("cpu"))
+
+
+def test_an_unrolled_window_is_counted():
+    """RaT-BPTT at 50 per class holds 60 steps of 500 images, and the real examples that it ends on."""
+    objective = condense.plan("rat-bptt", data="cifar10", per_class=50).recipe.objective
+    assert objective.held(500) == 60 * 500 + objective.n
+    assert objective.with_(segment=7).held(500) == 7 * 500 + objective.n

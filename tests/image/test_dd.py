@@ -31,7 +31,7 @@ from condense.protocol import Protocol
 from condense.recipe import Plan
 from condense.rng import Rng
 from condense.running import Limits, Paused
-from condense.task import Task
+from condense.task import Batch, Task
 from condense.testing import Sealed, Toy, ToyNet, toy_run, toy_splits, toys
 from condense_image.dd import AlexCifar, Replay, Xavier, dd, dd_fixed
 from condense_image.nets import LeNet
@@ -83,6 +83,30 @@ def test_the_published_settings_of_cifar10():
         assert (made.protocol.name, made.protocol.repeats) == ("replay", 1 if method == "dd-fixed" else 5)
     assert plan("dd-fixed", data="cifar10").recipe.parameterization.network == Xavier(net=AlexCifar())
     assert plan("dd", data="mnist").recipe.outer.steps == 23_600 == 400 * -(-60_000 // 1024)
+
+
+def test_weights_for_another_network_than_the_pool_trains_are_refused():
+    made = plan("dd-fixed", data="digits").recipe
+    other = made.with_(pool=made.pool.with_(net=LENET.with_(net=named(Net, "mlp"))))
+    task = plan("dd-fixed", data="digits").data.open().task
+    made.parameterization.check(made, task)
+    with pytest.raises(BadValue, match=r"parameterization.network: is not the network of the pool"):
+        other.parameterization.check(other, task)
+
+
+def test_real_images_of_cifar_are_shifted_and_mirrored_as_in_the_code():
+    for method in ("dd", "dd-fixed"):
+        augment = plan(method, data="cifar10").recipe.augment
+        x = torch.randn(200, 3, 32, 32, generator=Rng(0).generator())
+        found = augment.sample(Rng(1), 200)(Batch(x, torch.zeros(200))).x
+        want = {(flip, dy, dx) for flip in (False, True) for dy in range(-4, 5) for dx in range(-4, 5)}
+        for image, other in zip(x[:8], found[:8], strict=True):
+            inside = other[:, 4:-4, 4:-4]
+            shifted = [
+                torch.equal(inside, (image.flip(2) if flip else image)[:, 4 + dy : 28 + dy, 4 + dx : 28 + dx])
+                for flip, dy, dx in want
+            ]
+            assert sum(shifted) == 1
 
 
 # -- networks -------------------------------------------------------------------------------------------------------

@@ -174,8 +174,25 @@ def test_one_family_a_call_with_numbers_for_each_image():
     assert families == {"flip", "color", "crop", "rotate", "translate", "cutout"}
     (u,) = FRePoAugment(strategy="crop").sample(Rng(0), 3).state().values()
     assert u.shape == (3, 3)
-    with pytest.raises(BadValue, match="is not one family"):
-        FRePoAugment(strategy="crop").replay({"flip": u})
+    for state in ({"flip": u}, {"crop": u, "which": torch.zeros(3)}, {}):
+        with pytest.raises(BadValue, match="is no draw of crop"):
+            FRePoAugment(strategy="crop").replay(state)
+
+
+def test_rcigs_code_draws_a_family_for_each_image():
+    x = torch.randn(64, 3, 8, 8, generator=Rng(0).generator())
+    augment = FRePoAugment(each=True)
+    state = augment.sample(Rng(1), 64).state()
+    out = augment.replay(state)(Batch(x, torch.zeros(64))).x
+    assert len(state["which"].unique()) == 6
+    for family, place in (("flip", 0), ("cutout", 5)):
+        own = state["which"] == place
+        alone = FRePoAugment(strategy=family).replay({family: state[family][own]})(
+            Batch(x[own], torch.zeros(own.sum()))
+        )
+        assert torch.equal(out[own], alone.x)
+    with pytest.raises(BadValue, match="is no draw of"):
+        augment.replay({"flip": state["flip"]})
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -183,7 +200,8 @@ def test_whitening_is_that_of_the_code(centred):
     raw = torch.rand(40, 1, 3, 3, generator=Rng(0).generator())
     source = TensorSource(Task(classes=("a", "b"), shape=(1, 3, 3)), raw, torch.arange(40) % 2)
     transform = ZcaFRePo(reg=0.1, centred=centred).fit(source, Facts(mean=(0.4,), std=(0.3,)))
-    rows = (raw.double().numpy().reshape(40, 9) - 0.4) / 0.3
+    rows = raw.double().numpy().reshape(40, 9)
+    rows = (rows - rows.mean()) / rows.std()  # whatever is published with the data
     shift = rows.mean(0) if centred else 0.0
     covariance = (rows - shift).T @ (rows - shift) / 40
     values, vectors = np.linalg.eigh(covariance + 0.1 * np.trace(covariance) / 9 * np.eye(9))
@@ -246,7 +264,7 @@ def test_the_judges_train_hard_and_learned_labels_by_the_same_loss():
 
 
 def test_rcigs_judge_sees_mirror_images_too():
-    assert RCIG().augment == Then(augments=(FRePoAugment(), MIRRORED))
+    assert RCIG().augment == Then(augments=(FRePoAugment(each=True), MIRRORED))
     batch = Batch(torch.rand(4, 3, 8, 8, generator=Rng(1).generator()), torch.zeros(4, 10))
     seen = RCIG().augment.sample(Rng(0), 4)(batch)
     assert torch.equal(seen.x[4:], seen.x[:4].flip(3))
@@ -265,23 +283,42 @@ def tiny(name):
     return plan.model_copy(update={"recipe": recipe})
 
 
+def in_pieces(recipe, splits, folder):
+    """A run that stops after each step: the set, the last run, and how often it stopped."""
+    for paused in range(9):
+        run = toy_run(recipe, splits, folder=folder, limits=Limits(minutes=0.0))
+        try:
+            return condensed(run).freeze(), run, paused
+        except Paused:
+            continue
+    raise AssertionError("it never ends")
+
+
 @pytest.mark.parametrize("name", ["frepo", "rcig", "rfad"])
 def test_a_paused_run_gives_the_bits_of_one_that_was_not(name, tmp_path):
     plan = tiny(name)
     splits = plan.data.open()
     whole = condensed(toy_run(plan.recipe, splits)).freeze()
-    limits = Limits(minutes=0.0)
-    paused = 0
-    while paused < 9:
-        try:
-            again = condensed(toy_run(plan.recipe, splits, folder=tmp_path, limits=limits)).freeze()
-            break
-        except Paused:
-            paused += 1
+    again, _, paused = in_pieces(plan.recipe, splits, tmp_path)
     assert paused == 4, "it stopped after each step but the last"
     assert torch.equal(again.x, whole.x)
     assert torch.equal(again.y, whole.y)
     assert torch.isfinite(whole.x).all()
+
+
+def test_the_rates_that_rcig_searches_for_survive_a_pause(tmp_path, monkeypatch):
+    """They are found in the first step, and change every so often: here every two steps."""
+    monkeypatch.setattr("condense.parts.implicit.EVERY", 2)
+    plan = tiny("rcig")
+    recipe = plan.recipe.set("objective.inner_rate", None).set("objective.inverse_rate", None)
+    splits = plan.data.open()
+    run = toy_run(recipe, splits)
+    whole = condensed(run).freeze()
+    again, other, _ = in_pieces(recipe, splits, tmp_path)
+    assert torch.equal(again.x, whole.x)
+    kept, found = (next(iter(each.states.values())).state_dict() for each in (run, other))
+    assert all(torch.equal(kept[key], found[key]) for key in kept)
+    assert float(kept["rates"][0]) > 1e-5, "where the search starts"
 
 
 @pytest.mark.slow
