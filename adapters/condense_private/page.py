@@ -90,7 +90,7 @@ attacked: that is what the membership evaluator is for."""
 YARDSTICK = """## DP-SGD: the yardstick
 
 ```bash
-condense-private dp-sgd --data fashion-mnist --epsilon 1 --steps 300
+condense-private dp-sgd --data fashion-mnist --epsilon 1 --steps 200
 ```
 
 What a set gives up: the judge's network, trained on the private data themselves through the same door. Every network is
