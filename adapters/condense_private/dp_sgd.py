@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from condense import execution, files
 from condense.axes import Net, Preprocess, Rule, Schedule
+from condense.checkpoint import Lock
 from condense.component import bad_value, named
 from condense.data import Ask, Source
 from condense.errors import BadValue
@@ -87,7 +89,7 @@ def dp_sgd(
     which are not billed again (None: in memory). progress: told each network's number and accuracy. Settings chosen by
     the accuracy that they lead to on private data are not covered by epsilon: choose them on public data.
     Raises `BadValue` for numbers below 1, networks with batch norm, a folder of other settings, and what `Private`
-    refuses.
+    refuses; `InUse` where another process trains there.
     """
     for name, value in (("steps", steps), ("batch", batch), ("networks", networks)):
         if value < 1:
@@ -100,27 +102,35 @@ def dp_sgd(
     first, _ = opened(data, net, device)
     first.account.measures = steps
     first.foresee(Gradient(), net.make(first.task, Rng(seed), device), [Ask(None, batch)], lambda n: "batch")
-    if folder is not None:
-        found = gone_on(folder, found)
-        for i in range(len(found.networks)):
-            keyed.forget(folder / str(i))  # of one that was finished, and broken off before its key was gone
-    for i in range(len(found.networks), networks):
-        kept = None if folder is None else folder / str(i)
-        start = time.monotonic()
-        source, test = opened(data, net, device)
-        source.account.measures = steps
-        source.begin(kept)
-        module = net.make(source.task, Rng(seed).fold("dp-sgd", i), device)
-        train(module, source, steps, batch, move, rates)
-        privacy = source.account_for()["privacy"]
-        trained = Trained(accuracy=tested(module, test), seconds=time.monotonic() - start, privacy=privacy)
-        found = found.model_copy(update={"networks": (*found.networks, trained)})
+    with nullcontext() if folder is None else Lock(made(folder)):
         if folder is not None:
-            files.write_json(folder / RESULT, found.model_dump(mode="json"))
-        source.finish(kept)
-        if progress is not None:
-            progress(i, trained.accuracy)
+            found = gone_on(folder, found)
+            for i in range(len(found.networks)):
+                keyed.forget(folder / str(i))  # of one that was finished, and broken off before its key was gone
+        for i in range(len(found.networks), networks):
+            kept = None if folder is None else folder / str(i)
+            start = time.monotonic()
+            source, test = opened(data, net, device)
+            source.account.measures = steps
+            source.begin(kept)
+            module = net.make(source.task, Rng(seed).fold("dp-sgd", i), device)
+            train(module, source, steps, batch, move, rates)
+            privacy = source.account_for()["privacy"]
+            trained = Trained(accuracy=tested(module, test), seconds=time.monotonic() - start, privacy=privacy)
+            found = found.model_copy(update={"networks": (*found.networks, trained)})
+            if folder is not None:
+                files.write_json(folder / RESULT, found.model_dump(mode="json"))
+            source.finish(kept)
+            if progress is not None:
+                progress(i, trained.accuracy)
     return found
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where there is none, for nobody else to read."""
+    with files.writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def gone_on(folder: Path, asked: Yardstick) -> Yardstick:
@@ -129,11 +139,7 @@ def gone_on(folder: Path, asked: Yardstick) -> Yardstick:
     Raises `BadValue` where it is of other settings, `Damaged` where it is none of ours.
     """
     if not (folder / RESULT).exists():
-        with files.writing(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.write_json(
-            folder / RESULT, asked.model_dump(mode="json")
-        )  # a first network that is broken off has settings
+        files.write_json(folder / RESULT, asked.model_dump(mode="json"))  # before a first network that is broken off
         return asked
     try:
         known = Yardstick.model_validate(files.read_json(folder / RESULT))

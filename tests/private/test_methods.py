@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from condense.axes import Net
+from condense.checkpoint import Lock
 from condense.component import named
 from condense.data import Data, Facts, TensorSource
 from condense.engine import condense
-from condense.errors import BadValue
+from condense.errors import BadValue, InUse
 from condense.fit import Fit, schedule
 from condense.hookspecs import hookimpl
 from condense.parts.inits import Noise
@@ -423,6 +424,12 @@ def test_dp_sgd_without_noise_and_clipping_is_gradient_descent_on_all_records():
         optimiser.step()
     for a, b in zip(net.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_two_processes_do_not_write_one_ledger(tmp_path):
+    data, net = Private(data=named(Data, "digits"), noise_multiplier=0.7, clip=1.0), named(Net, "mlp")
+    with Lock(tmp_path), pytest.raises(InUse, match="is being written by another run"):
+        dp_sgd(data, net, steps=12, batch=60, networks=1, folder=tmp_path)
 
 
 def test_a_first_network_that_is_broken_off_is_gone_on_with_by_the_same_settings_only(tmp_path, monkeypatch):
