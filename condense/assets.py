@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .axes import Asset
-from .component import Component, digest
+from .component import digest
 from .places import cache_folder
-from .plugins import registry
+from .plugins import versions
 
 if TYPE_CHECKING:
     from .running import Run
@@ -61,9 +60,3 @@ class Assets:
                 "versions": versions([*asset.walk(), *run.recipe.preprocess.walk()]),
             }
         )
-
-
-def versions(parts: Iterable[Component]) -> dict[str, str]:
-    """Distribution -> version of the plugins that these parts are of: others cannot have changed what they do."""
-    kinds = {type(part) for part in parts}
-    return {plugin.distribution: plugin.version for plugin in registry().plugins if kinds & set(plugin.parts)}

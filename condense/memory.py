@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .axes import Asset, Budget, Init, Net, Objective, Pairing
+from .component import Component
 from .data import Sampler, Source
 from .errors import NoRoom
 from .protocol import Protocol
@@ -50,7 +52,7 @@ def _largest(recipe: Recipe, source: Source) -> tuple[int, str]:
     """The most examples whose activations are held at a time, and what would make them fewer."""
     items, everything = recipe.budget.items(source), max(recipe.budget.items(source), len(source))
     on_real = [part for part in recipe.walk() if isinstance(part, Asset) or getattr(part, "on", None) == "real"]
-    trained_on_real = [part for owner in on_real for part in owner.walk()]
+    trained_on_real = within(on_real)
     found = [(1, "smaller batches (objective.pairing.n)")]
     for part in recipe.walk():
         if isinstance(part, Objective):
@@ -58,12 +60,17 @@ def _largest(recipe: Recipe, source: Source) -> tuple[int, str]:
             fewer = "fewer steps at a time (objective.segment)" if unrolled else "fewer items at a time"
             found.append((part.held(items), fewer))
         if batch := _whole(part, "batch"):
-            real = any(part is other for other in trained_on_real)
-            found.append((min(batch, everything if real else items), "smaller batches (pool.inner.batch)"))
+            most = everything if id(part) in trained_on_real else items
+            found.append((min(batch, most), "smaller batches (pool.inner.batch)"))
         if (n := _whole(part, "n")) and not _whole(part, "block") and not isinstance(part, Budget | Init):
             path = "objective.pairing.n" if isinstance(part, Pairing) else "objective.n"
             found.append((min(n, everything), f"smaller batches ({path})"))
     return max(found, key=lambda each: each[0])
+
+
+def within(owners: Iterable[Component]) -> set[int]:
+    """The parts of these parts, themselves included, by identity: equal ones may stand elsewhere, too."""
+    return {id(part) for owner in owners for part in owner.walk()}
 
 
 def cost(recipe: Recipe, source: Source) -> float:
@@ -81,8 +88,8 @@ def cost(recipe: Recipe, source: Source) -> float:
     real = min(asked * source.task.groups, len(source))
     items = recipe.budget.items(source)
     assets = [part for part in recipe.walk() if isinstance(part, Asset)]
-    within = [part for asset in assets for part in asset.walk()]
-    epochs = [_whole(part, "epochs") for part in recipe.walk() if not any(part is other for other in within)]
+    theirs = within(assets)
+    epochs = [_whole(part, "epochs") for part in recipe.walk() if id(part) not in theirs]
     trained = PASSES * items * max(epochs, default=0)
     made = sum(PASSES * len(source) * _trained(asset) for asset in assets)
     return (recipe.outer.steps * (real + items + trained) + made) * heaviest / 2**30

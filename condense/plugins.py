@@ -7,7 +7,7 @@ import functools
 import importlib.metadata as metadata
 import inspect
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -291,9 +291,11 @@ def run_manager(observers: Iterable[Any], plugins: Registry | None = None) -> pl
     return manager
 
 
-def versions() -> Mapping[str, str]:
-    """Distribution -> version of every plugin that loaded."""
-    return {plugin.distribution: plugin.version for plugin in registry().plugins if plugin.error is None}
+def versions(parts: Iterable[Component] | None = None) -> dict[str, str]:
+    """Distribution -> version of every plugin that loaded; of `parts`: of those that one of these parts is of."""
+    loaded = [plugin for plugin in registry().plugins if plugin.error is None]
+    kinds = None if parts is None else {type(part) for part in parts}
+    return {plugin.distribution: plugin.version for plugin in loaded if kinds is None or kinds & set(plugin.parts)}
 
 
 def software() -> dict[str, str]:

@@ -95,12 +95,13 @@ def check_rows(statistic: Statistic, model: nn.Module, task: Task, device: torch
         raise BadValue("objective.statistic", statistic.name, problem, "Use norms without running statistics.")
 
 
-def check_warps(warps: Sequence[Warp], task: Task, device: torch.device) -> None:
+def check_warps(warps: Sequence[Warp], task: Task) -> None:
     """Try augmentations on random public records: does each record become one, and by itself? Raises `BadValue`.
 
+    On the CPU, where they are drawn: each measure asks, and should not wait for a GPU.
     Of one that becomes two, each would be clipped, and the sum would move by twice the bound.
     """
-    batch = public_records(task, device)
+    batch = public_records(task, torch.device("cpu"))
     first = Batch(task.form.take(batch.x, slice(0, 1)), batch.y[:1])
     for warp in warps:
         together, alone = warp(batch), warp(first)

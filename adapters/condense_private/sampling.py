@@ -43,7 +43,7 @@ class Sampling:
         if not asks or len(set(classes)) < len(classes) or (None in classes and len(classes) > 1):
             problem = "share records: a record may be part of one sum only"
             raise BadValue("objective.pairing", classes, problem, "Ask once for each class, or once for all.")
-        check_warps([warp for ask in asks for warp in ask.warps], source.task, source.device)
+        check_warps([warp for ask in asks for warp in ask.warps], source.task)
         if source.account.terms.public_counts and None not in classes:
             counts = source.counts()
             sizes = {c: counts[c] for c in classes if c is not None}

@@ -164,18 +164,32 @@ class NoPreprocess(Preprocess):
         return Unit()
 
 
-@final
-class Standardise(Transform):
-    """(x - mean) / std, channel by channel, of x in [0, 1]. `measured`: are they the training images' own?"""
+class ByChannel(Transform):
+    """Abstract: images in [0, 1] are standardised channel by channel first, by mean and std, (C,).
+
+    All constants are buffers in float32.
+    """
 
     mean: Tensor
     std: Tensor
+
+    def __init__(self, **constants: Tensor) -> None:
+        super().__init__()
+        for name, value in constants.items():
+            self.register_buffer(name, value.float())
+
+    def constants(self) -> dict[str, list[float]]:
+        return {"mean": shortest(self.mean), "std": shortest(self.std)}
+
+
+@final
+class Standardise(ByChannel):
+    """(x - mean) / std, channel by channel, of x in [0, 1]. `measured`: are they the training images' own?"""
+
     measured: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, measured: bool) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("std", std.float())
+        super().__init__(mean=mean, std=std)
         self.register_buffer("measured", torch.tensor(measured, device=mean.device))
 
     @property
@@ -189,8 +203,7 @@ class Standardise(Transform):
         return unstandard(x, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
-        constants = {"mean": shortest(self.mean), "std": shortest(self.std)}
-        return {"name": Normalise.name, "origin": self.origin, **constants}
+        return {"name": Normalise.name, "origin": self.origin, **self.constants()}
 
 
 @final
@@ -295,7 +308,7 @@ class ZcaKornia(Whitening):
 
 
 @final
-class KipWhitening(Transform):
+class KipWhitening(ByChannel):
     """standardise, centre and scale each image to length 1, then @ matrix, (d, d). mean, std: (C,) of [0, 1].
 
     `length`: the mean length that images of the training set had before they were scaled. `decode` cannot know an
@@ -304,18 +317,12 @@ class KipWhitening(Transform):
     """
 
     origin = "data"
-    mean: Tensor
-    std: Tensor
     length: Tensor
     matrix: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, length: Tensor, matrix: Tensor, reg: float) -> None:
-        super().__init__()
+        super().__init__(mean=mean, std=std, length=length, matrix=matrix)
         self.reg = reg
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("std", std.float())
-        self.register_buffer("length", length.float())
-        self.register_buffer("matrix", matrix.float())
 
     def encode(self, raw: Tensor) -> Tensor:
         rows, _ = sphere(standard(unit(raw), self.mean, self.std))
@@ -326,8 +333,7 @@ class KipWhitening(Transform):
         return unstandard(rows, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
-        constants = {"mean": shortest(self.mean), "std": shortest(self.std)}
-        return {"name": ZcaKip.name, "origin": self.origin, "reg": self.reg, **constants}
+        return {"name": ZcaKip.name, "origin": self.origin, "reg": self.reg, **self.constants()}
 
 
 @final
@@ -368,20 +374,16 @@ class ZcaKip(Whitening):
 
 
 @final
-class FRePoWhitening(Transform):
+class FRePoWhitening(ByChannel):
     """(standardised x, flattened, - shift) @ matrix. mean, std: (C,) of [0, 1]; shift: (d,); matrix: (d, d)."""
 
     origin = "data"
-    mean: Tensor
-    std: Tensor
     shift: Tensor
     matrix: Tensor
 
     def __init__(self, mean: Tensor, std: Tensor, shift: Tensor, matrix: Tensor, reg: float) -> None:
-        super().__init__()
+        super().__init__(mean=mean, std=std, shift=shift, matrix=matrix)
         self.reg = reg
-        for name, value in {"mean": mean, "std": std, "shift": shift, "matrix": matrix}.items():
-            self.register_buffer(name, value.float())
 
     def encode(self, raw: Tensor) -> Tensor:
         rows = standard(unit(raw), self.mean, self.std).flatten(1) - self.shift
@@ -392,8 +394,7 @@ class FRePoWhitening(Transform):
         return unstandard(rows, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
-        constants = {"mean": shortest(self.mean), "std": shortest(self.std)}
-        return {"name": ZcaFRePo.name, "origin": self.origin, "reg": self.reg, **constants}
+        return {"name": ZcaFRePo.name, "origin": self.origin, "reg": self.reg, **self.constants()}
 
 
 @final

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condense.assets import versions
 from condense.axes import Augment, Net, Warp
 from condense.component import named
 from condense.fit import Fit
@@ -13,7 +12,7 @@ from condense.parts.assets import Trained
 from condense.parts.inits import Herding, KCenter, herding, k_center
 from condense.parts.rules import SGD
 from condense.parts.schedules import Cosine
-from condense.plugins import DISTRIBUTION
+from condense.plugins import DISTRIBUTION, versions
 from condense.testing import ToyNet, toy_recipe, toy_run, toy_splits
 
 FIT = Fit(rule=SGD(momentum=0.9), lr=Cosine(start=0.05), steps=20, batch=16)
