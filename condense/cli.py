@@ -330,6 +330,7 @@ def evaluate(
 def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dict[str, Any], **how: Any) -> None:
     from .api import load
     from .planning import judge_for, overridden
+    from .sizes import Size
 
     if path.is_file() or (path.is_dir() and not (path / "manifest.json").exists() and not (path / ".run").is_dir()):
         problem = "is no artifact; a set that somebody else made is judged on the test split of a data set"
@@ -337,7 +338,7 @@ def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dic
     artifact = load(path)
     rules = artifact.plan.protocol
     if judges.protocol is not None and (rules is None or judges.protocol != rules.name):
-        rules = judge_for(judges.protocol, artifact.plan.data)
+        rules = judge_for(judges.protocol, artifact.plan.data, Size(**artifact.recipe.budget.asked))
     changes = {key.removeprefix("protocol."): value for key, value in settings.items()}
     changes = {**judges.changes(artifact.plan), **changes}
     rules = overridden(rules, changes) if rules and changes else rules

@@ -56,7 +56,10 @@ Settings = Annotated[
 ]
 Made = Annotated[list[str] | None, option("--with", "KEY=VALUE", "An argument of the method's own function.")]
 NetName = Annotated[str | None, option("--net", "NET", "The network, of the method and of the judge.")]
-ProtocolName = Annotated[str | None, option("--protocol", "NAME", "How the set is judged (default: as published).")]
+ProtocolName = Annotated[
+    str | None,
+    option("--protocol", "NAME", "How the set is judged (default: as published); as:METHOD, as sets of that one are."),
+]
 Nets = Annotated[str | None, option("--nets", "A,B,C", "The networks that judge.")]
 Repeats = Annotated[int | None, option("--repeats", "N", "How many networks of each kind judge (default: 5).")]
 Out = Annotated[Path | None, option("--out", "DIR", "Where the artifact goes (default: runs/NAME-SET-N-SEED).")]

@@ -20,6 +20,8 @@ from .published import Row, settings_for, usual_size
 from .recipe import Execution, Plan, Published, Recipe, replaced
 from .sizes import Size, arguments, asked_size, default_size, spelt, taken, whole
 
+AS = "as:"  # before a method's name: its judge
+
 
 def plan(
     method: str | Recipe,
@@ -44,10 +46,10 @@ def plan(
     (`cifar10`, `folder:PATH`), a `Data`, a torch Dataset, or tensors (x, y). per_class, total, ratio: the size, one of
     these, or none for the method's own; ratio: a share `of` the items to learn from ("train"), or of "all". net: a
     `Net`, its name, or any callable that returns a module; replaces the networks of pool and judge. protocol: None
-    for the method's own; for a `Recipe`, that of the data's form. options: arguments of the recipe's function.
-    settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.` and `execution.`. What is asked for
-    wins over published settings. published: False leaves out the settings that were published for this data set, so
-    that the method's defaults for any set remain; it is judged by the same rules.
+    for the method's own; for a `Recipe`, that of the data's form; `as:METHOD` for that of another method. options:
+    arguments of the recipe's function. settings: leaves by dotted path, of the recipe, or below `data.`, `protocol.`
+    and `execution.`. What is asked for wins over published settings. published: False leaves out the settings that were
+    published for this data set, so that the method's defaults for any set remain; it is judged by the same rules.
     Raises `BadValue` naming the field, its value and the remedy.
     """
     size = asked_size(per_class, total, ratio, of)
@@ -64,7 +66,7 @@ def plan(
         row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
-    judged = judge_for(protocol or rules, where)
+    judged = judge_for(protocol or rules, where, size)
     if protocol in (None, rules):
         judged = overridden(judged, row.judging)
     network = None if net is None else as_net(net)
@@ -151,8 +153,15 @@ def leaf(tree: Any, path: str) -> Any:
     return tree
 
 
-def judge_for(value: Any, where: Data) -> Protocol:
-    """The protocol, from its name or settings too; where it names no metrics, it scores by that of the data."""
+def judge_for(value: Any, where: Data, size: Size | None = None) -> Protocol:
+    """The protocol, from its name or settings too; where it names no metrics, it scores by that of the data.
+
+    A text `as:METHOD`: as sets of that method are judged on this data at this size, with its published settings.
+    """
+    if isinstance(value, str) and value.startswith(AS):
+        found = method_for(value.removeprefix(AS), where)
+        row = settings_for(found, where.published_as, *((size.per_class, size.total) if size else ()))
+        return overridden(judge_for(row.protocol or found.protocol, where), row.judging)
     judged = checked(lambda: member(Protocol, value), "protocol")
     if where.metric is None or "metrics" in judged.model_fields_set:
         return judged

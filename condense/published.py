@@ -60,9 +60,11 @@ class Row(BaseModel):
 
 
 def told(terms: Mapping[str, Any]) -> list[str]:
-    """Terms as tables have them: `epsilon 1` of `data.epsilon=1.0`."""
-    said = {path.rpartition(".")[2]: value for path, value in terms.items()}
-    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in said.items()]
+    """Terms as tables have them: `epsilon 1` of `data.epsilon=1.0`; by their paths where two have one last name."""
+    last = [path.rpartition(".")[2] for path in terms]
+    names = [name if last.count(name) == 1 else path for name, path in zip(last, terms, strict=True)]
+    values = [f"{value:g}" if isinstance(value, float) else str(value) for value in terms.values()]
+    return [f"{name} {value}" for name, value in zip(names, values, strict=True)]
 
 
 @functools.cache

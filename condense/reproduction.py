@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import api, execution
-from .artifact import Artifact
+from . import api, execution, files
+from .artifact import Artifact, load, write_artifact
+from .checkpoint import private_folder
 from .component import checked
 from .data import Data
 from .engine import condense
@@ -105,10 +106,9 @@ def reproduce(
     Raises `Paused` when the time is used up, once the state is saved; else as `condense.run` and `condense.judge`.
     """
     gc.collect()  # a run lies in cycles: what an earlier row held is not to be counted as memory of this one
-    settled = planned(target, how, how.steps)
-    steps, published = settled.recipe.outer.steps, planned(target, how).recipe.outer.steps
+    steps, published = (planned(target, how, steps).recipe.outer.steps for steps in (how.steps, None))
     folder = how.runs / name_of(target, how)
-    artifact = api.carry_out(settled, folder, observers=observers, limits=Limits(minutes=how.left()))
+    artifact = _made(target, how, observers)
     rules = judged_by(artifact.plan).with_(repeats=how.repeats)
     artifact = judge(artifact, protocol=rules, full=False, device=how.device, tell=_within(how, folder, tell))
     first = rules.nets[0].dump()  # others, if `condense eval` judged by them too, stand in the report beside it
@@ -121,11 +121,30 @@ def reproduce(
         published_steps=published,
         condensed=report[own],
         random=None if own == "random" else report.get("random"),
-        making=_making(artifact),
+        making=_facts(artifact),
         plain=how.plain,
         protocol=how.protocol,
         note=note,
     )
+
+
+def _made(target: Target, how: How, observers: Iterable[Any]) -> Artifact:
+    """The row's set. One that another judge than the method's own is to see is made as if for that one, and copied:
+    it is made once for all judges, and what they say by different rules may not stand in one report.
+    """
+    terms = {path: value for path, value in target.terms.items() if not path.startswith("protocol.")}
+    own, own_how = target.model_copy(update={"terms": terms}), replace(how, protocol=None)
+    folder, beside = (how.runs / name_of(*row) for row in ((own, own_how), (target, how)))
+    settled = planned(own, own_how, how.steps)
+    artifact = api.carry_out(settled, folder, observers=observers, limits=Limits(minutes=how.left()))
+    if folder == beside:
+        return artifact
+    judged = artifact.plan.model_copy(update={"protocol": planned(target, how).protocol})
+    if api.holds(beside, judged) == "finished":
+        return load(beside)
+    files.write_json(private_folder(beside) / "plan.json", judged.model_dump(mode="json"))
+    seen = (artifact.synthetic, artifact.transform, artifact.task, artifact.provenance)
+    return write_artifact(beside, judged, *seen)
 
 
 def _within(how: How, folder: Path, tell: Tell | None) -> Tell:
@@ -142,7 +161,7 @@ def _within(how: How, folder: Path, tell: Tell | None) -> Tell:
     return told
 
 
-def _making(artifact: Artifact) -> Making:
+def _facts(artifact: Artifact) -> Making:
     facts = artifact.provenance
     return Making(
         seconds=facts["seconds"],

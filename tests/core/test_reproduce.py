@@ -252,6 +252,38 @@ def test_a_row_that_another_protocol_judges_is_a_row_of_its_own_and_leaves_the_p
     assert len(lines(Shelf(Path("docs/reproduced")).finished())) == 2
 
 
+def test_a_set_that_two_judges_are_to_see_is_made_once_and_judged_by_each(place, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        reproduction.api, "condense", lambda run, take=reproduction.api.condense: made.append(take(run)) or made[-1]
+    )
+    one("--terms", "pool.net.width=3", "--terms", "protocol.epochs=1", "--terms", "protocol.nets.0.width=2")
+    one("--terms", "pool.net.width=3")
+    one("--terms", "pool.net.width=3", "--protocol", "vico")
+    assert len(made) == 1
+    found = {row.name: row for row in Shelf(Path("docs/reproduced")).finished()}
+    ways = ("pool.net.width-3-epochs-1-protocol.nets.0.width-2-0", "width-3-0", "width-3-0-vico")
+    rows = [found.pop(f"dm-digits-1-{way}") for way in ways]
+    assert not found
+    assert len({row.making.artifact for row in rows}) == 1
+    assert len({row.condensed.rules for row in rows}) == 3
+    assert [row.condensed.network["width"] for row in rows] == [2, 4, 128]
+    assert [row.random.rules for row in rows] == [row.condensed.rules for row in rows]
+
+
+def test_a_set_is_judged_as_those_of_another_method_are_on_these_data_at_this_size(place):
+    one("--protocol", "as:kip", repeats=1)
+    (row,) = Shelf(Path("docs/reproduced")).finished()
+    assert (row.name, row.condensed.protocol) == ("dm-digits-1-0-as-kip", "krr")
+    own = reproduction.planned(chosen("kip", "digits", 1)[0], How())
+    assert row.condensed.rules == own.protocol.rules_digest()
+    assert row.condensed.network == own.protocol.nets[0].dump()
+    reduced = reproduction.planned(chosen("dm", "digits", 2)[0], How(protocol="as:dm")).protocol
+    assert (reduced.nets[0].width, reduced.epochs) == (4, 2)
+    with pytest.raises(BadValue, match="dmm"):
+        reproduction.planned(chosen("dm", "digits", 2)[0], How(protocol="as:dmm"))
+
+
 # -- estimates ------------------------------------------------------------------------------------------------------
 
 
