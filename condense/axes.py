@@ -557,6 +557,12 @@ class Asset(HandedTheSource):
     @abstractmethod
     def load(self, folder: Path, run: Run) -> Any: ...
 
+    def work(self, run: Run) -> tuple[int, Callable[[int], object]] | None:
+        """How many like pieces `make` consists of, and a function that does so many of them and stores nothing, for
+        whoever wants to know how long it takes. None: not known.
+        """
+        return None
+
 
 class Metric(Component):
     """What is measured of a network's scores on the split that judges."""

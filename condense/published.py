@@ -60,7 +60,11 @@ class Row(BaseModel):
 
 
 def told(terms: Mapping[str, Any]) -> list[str]:
-    """Terms as tables have them: `epsilon 1` of `data.epsilon=1.0`; by their paths where two have one last name."""
+    """Terms as tables have them: `epsilon 1` of `data.epsilon=1.0`; by their paths where two have one last name.
+
+    In the order of their paths, whatever the mapping's is: rows are told apart by them.
+    """
+    terms = dict(sorted(terms.items()))
     last = [path.rpartition(".")[2] for path in terms]
     names = [name if last.count(name) == 1 else path for name, path in zip(last, terms, strict=True)]
     values = [f"{value:g}" if isinstance(value, float) else str(value) for value in terms.values()]

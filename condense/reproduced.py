@@ -36,7 +36,8 @@ private run does not look at them. A row with fewer steps than were published sh
 steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever else the machine
 did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
-the machine named there (a GPU: in wall time); judging comes on top. A row may be left out where it takes more than
+the machine named there (a GPU: in wall time); judging comes on top. Where experts have to be trained before the first
+step, steps of their training are timed, and hours are theirs alone. A row may be left out where it takes more than
 {HOURS:g} CPU-hours; a GPU is for these."""
 
 
@@ -123,6 +124,8 @@ class Estimate(BaseModel):
 
     seconds: processor time on a CPU, wall time on a GPU. wall: the same steps' wall time. timed: how many steps.
     steps: as published. data: on which set they were timed, where the row's own is not at hand. note: why none is run.
+    assets: of a row whose experts have to be trained before its first step: how many steps their training takes, of
+    which `timed` were timed, of `seconds` each; outer steps come on top.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -133,6 +136,7 @@ class Estimate(BaseModel):
     seconds: float
     wall: float
     timed: int = Field(ge=1)
+    assets: int | None = Field(default=None, ge=1)
     data: str
     passes: str
     machine: dict[str, Any]
@@ -144,7 +148,7 @@ class Estimate(BaseModel):
 
     @property
     def hours(self) -> float:
-        return self.steps * self.seconds / 3600
+        return (self.assets or self.steps) * self.seconds / 3600
 
 
 def run_name(
@@ -365,8 +369,9 @@ def _missing(target: Target, estimate: Estimate | None) -> Sequence[str]:
     else_on = "" if estimate.data == target.data else f"; timed on {estimate.data}"
     above = f"above {HOURS:g} CPU-hours" if estimate.hours > HOURS else ""
     why = "; ".join(filter(None, (above, estimate.note))) or "not run yet"
-    timed = f"{estimate.seconds:.2f} ({estimate.timed} steps, {estimate.passes}, {estimate.machine['device']}{else_on})"
-    return (*first, f"{estimate.steps:,}", timed, f"{estimate.hours:.1f}", why)
+    of = "steps" if estimate.assets is None else f"of {estimate.assets:,} steps of its assets alone"
+    how = f"{estimate.timed} {of}, {estimate.passes}, {estimate.machine['device']}{else_on}"
+    return (*first, f"{estimate.steps:,}", f"{estimate.seconds:.2f} ({how})", f"{estimate.hours:.1f}", why)
 
 
 def spread(accuracies: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from . import api, execution, files
 from .artifact import Artifact, load, write_artifact
+from .axes import Asset
 from .checkpoint import private_folder
 from .component import checked
 from .data import Data
@@ -193,10 +194,10 @@ class Stopwatch:
     def condense_stop(self) -> str | None:
         return "timed" if len(self.at) == WARM + TIMED else None
 
-    def each(self) -> tuple[float, float, int]:
-        """(processor seconds, wall seconds) of a step, and how many were timed."""
-        first, last, timed = self.at[WARM - 1], self.at[-1], len(self.at) - WARM
-        return (last[0] - first[0]) / timed, (last[1] - first[1]) / timed, timed
+    def each(self) -> tuple[float, float]:
+        """(processor seconds, wall seconds) of a step."""
+        first, last = self.at[WARM - 1], self.at[-1]
+        return (last[0] - first[0]) / TIMED, (last[1] - first[1]) / TIMED
 
 
 def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
@@ -207,6 +208,7 @@ def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
 def timed(target: Target, how: How, on: str | None = None) -> Estimate:
     """The time of an outer step of the row at its published settings; nothing is stored. on: another set of its sizes.
 
+    Of a row with assets (experts), steps of their making are timed instead: hours, where an outer step is seconds.
     Raises `BadValue` for a method that takes too few steps to be timed.
     """
     settled = planned(target, how)
@@ -218,15 +220,23 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
         settled = settled.model_copy(update={"data": as_data(on)})
     watch = Stopwatch()
     run = api.open_run(settled, None, [watch], Limits())
+    found = [part.work(run) for part in settled.recipe.walk() if isinstance(part, Asset)]
+    work = max(filter(None, found), key=lambda pieces: pieces[0], default=None)
     with execution.using(execution.passes(run.plan.execution)):
-        condense(run)
-    cpu, wall, count = watch.each()
+        if work is None:
+            condense(run)
+        else:
+            for _ in range(WARM + TIMED):
+                work[1](1)
+                watch.condense_stepped(run)
+    cpu, wall = watch.each()
     return Estimate(
         target=target,
         steps=steps,
         seconds=wall if run.device.type == "cuda" else cpu,
         wall=wall,
-        timed=count,
+        timed=TIMED,
+        assets=None if work is None else work[0],
         data=on or target.data,
         passes=execution.passes(run.plan.execution).kind,
         machine=machine(run.device),

@@ -7,7 +7,7 @@ each (see condense.snapshots). Files that the index does not name are never read
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -189,9 +189,7 @@ class Trajectories(Asset):
         return [members[i : i + size] for i in range(0, len(members), size)]
 
     def _train(self, run: Run, folder: Path, members: range) -> list[Expert]:
-        rngs = [Rng(self.seed).fold("expert", member) for member in members]
-        modules = [self.net.make(run.task, rng, run.device) for rng in rngs]
-        loop = self._begin(modules, rngs)
+        loop, modules = self._begin(run, members)
         names = [f"expert-{member:04d}.safetensors" for member in members]
         weights = [dict(module.named_parameters()) for module in modules]
         writers = [
@@ -213,12 +211,21 @@ class Trajectories(Asset):
             writer.finish()
         return [Expert(file=name, snapshots=tuple(own)) for name, own in zip(names, sums, strict=True)]
 
-    def _begin(self, modules: Sequence[nn.Module], rngs: Sequence[Rng]) -> Loop:
+    def work(self, run: Run) -> tuple[int, Callable[[int], object]]:
+        """Training steps, of experts that are trained together one for all."""
+        data, groups = run.splits.train, self._groups(run, range(self.count))
+        loop, _ = self._begin(run, groups[0])
+        each = self.fit.length(data)
+        return each * len(groups), lambda steps: loop.advance(data, steps, of=each)
+
+    def _begin(self, run: Run, members: range) -> tuple[Loop, list[nn.Module]]:
+        rngs = [Rng(self.seed).fold("expert", member) for member in members]
+        modules = [self.net.make(run.task, rng, run.device) for rng in rngs]
         if len(modules) > 1:
-            return Crowd(self.fit, modules, rngs)
+            return Crowd(self.fit, modules, rngs), modules
         if self.flat is not None:
-            return FlatTraining(self.fit, modules[0], rngs[0], self.flat)
-        return self.fit.begin(modules[0], rngs[0])
+            return FlatTraining(self.fit, modules[0], rngs[0], self.flat), modules
+        return self.fit.begin(modules[0], rngs[0]), modules
 
     def _finite(self, members: range, weights: Sequence[Mapping[str, Tensor]], epoch: int) -> None:
         for member, own in zip(members, weights, strict=True):

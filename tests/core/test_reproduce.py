@@ -290,7 +290,7 @@ def test_a_set_is_judged_as_those_of_another_method_are_on_these_data_at_this_si
 def test_an_estimate_is_of_steps_after_the_first_ones(place, monkeypatch):
     watch = Stopwatch()
     watch.at = [(100.0, 200.0), (150.0, 260.0), (151.0, 262.0), (153.0, 266.0), (156.0, 272.0)]
-    assert watch.each() == (2.0, 4.0, 3)
+    assert watch.each() == (2.0, 4.0)
     steps = {**SMALL, "outer.steps": 7200}
     rows = {"published/dm.toml": (figure(1, 60.0).model_copy(update={"settings": steps}),)}
     for module in (published, reproduced):
@@ -320,6 +320,23 @@ def test_an_estimate_may_be_timed_on_other_data_of_the_same_sizes_and_needs_step
         patch.setattr(reproduction, "WARM", 1)
         patch.setattr(reproduction, "TIMED", 2)
         assert timed(more, How(), on="digits").data == "digits"
+
+
+def test_of_a_row_with_experts_steps_of_their_training_are_timed_and_none_is_stored(place, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(place / "cache"))
+    trained = {"pool.experts.net.depth": 1, "pool.experts.net.width": 4, "pool.experts.fit.batch": 100}
+    many = {"pool.experts.count": 3, "pool.experts.fit.epochs": 1000, **trained}
+    target = Target(method="mtt", data="digits", per_class=1, terms=dict(sorted(many.items(), reverse=True)))
+    found = timed(target, How(device="cpu"))
+    steps = math.ceil(1257 / 100) * 1000 * 3
+    assert (found.assets, found.timed) == (steps, 3)
+    assert 0 < found.seconds < 1
+    assert found.hours == pytest.approx(steps * found.seconds / 3600)
+    assert not list(place.iterdir())
+    shelf = Shelf(place / "rows")
+    shelf.add(found)
+    line = cells(page(shelf, [target]), "Not run", "mtt", target.key[1], "1 per class")
+    assert "3 of 39,000 steps of its assets alone" in line[6]
 
 
 def test_a_time_that_is_known_of_the_other_set_is_taken_for_a_row_of_equal_sizes(place, monkeypatch):
