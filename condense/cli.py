@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import importlib.util
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -50,8 +51,10 @@ class Commands(TyperGroup):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warned  # type: ignore[assignment]
-                return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, ClickException):
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+        except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):  # the last: as in `condense list | head -1`
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):

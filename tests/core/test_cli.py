@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -450,3 +451,19 @@ def test_observers_change_no_bit_of_the_set(place):
     a, b = ((place.folder / name / "tensors.safetensors").read_bytes() for name in ("made", "unwatched"))
     assert a == b
     assert read_log(place.folder / "unwatched") == []
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """As in `condense run --help | head -1`, where the rest is written after the reader has left."""
+    program = typer.Typer(cls=Commands, add_completion=False)
+
+    @program.command()
+    def speak():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    @program.command()
+    def other():
+        """So that `speak` is one command of several."""
+
+    told = CliRunner().invoke(program, ["speak"])
+    assert (told.exit_code, told.output) == (1, "")
