@@ -239,10 +239,14 @@ class Line:
         return fmean(found) if found else None
 
     @property
+    def figure(self) -> float | None:
+        """The published one, of sets that are judged by the method's own rules."""
+        return None if self.rows[0].protocol else self.rows[0].target.accuracy
+
+    @property
     def difference(self) -> float | None:
         """Ours minus the published figure, in points."""
-        figure = self.rows[0].target.accuracy
-        return None if figure is None else 100 * fmean(self.condensed) - figure
+        return None if self.figure is None else 100 * fmean(self.condensed) - self.figure
 
     def over(self, others: Sequence[float]) -> str:
         """Points above other accuracies, `+4.1`, and a word where the two intervals, mean +- deviation, overlap."""
@@ -338,7 +342,7 @@ def _line(line: Line, herded: Sequence[float]) -> Sequence[str]:
         spread(line.random) if line.random else "",
         line.over(line.random),
         line.over(herded),
-        "" if row.target.accuracy is None else f"{row.target.accuracy:g}",
+        "" if line.figure is None else f"{line.figure:g}",
         signed(line.difference),
         f"{making:.0f} + {judging:.0f}",
         " ".join(dict.fromkeys(row.note for row in line.rows if row.note)),
