@@ -154,12 +154,8 @@ class Estimate(BaseModel):
 def run_name(
     target: Target, seed: int, steps: int, published_steps: int, *, plain: bool = False, protocol: str | None = None
 ) -> str:
-    marks = (
-        "plain" if plain else "",
-        (protocol or "").replace(":", "-"),
-        "" if steps == published_steps else str(steps),
-    )
-    return "-".join([target.name, str(seed), *filter(None, marks)])
+    marks = ("plain" if plain else "", protocol or "", "" if steps == published_steps else str(steps))
+    return "-".join([target.name, str(seed), *filter(None, marks)]).replace(":", "-")
 
 
 def targets(found: Registry) -> list[Target]:

@@ -107,19 +107,17 @@ def reproduce(
     Raises `Paused` when the time is used up, once the state is saved; else as `condense.run` and `condense.judge`.
     """
     gc.collect()  # a run lies in cycles: what an earlier row held is not to be counted as memory of this one
-    steps, published = (planned(target, how, steps).recipe.outer.steps for steps in (how.steps, None))
-    folder = how.runs / name_of(target, how)
     artifact = _made(target, how, observers)
     rules = judged_by(artifact.plan).with_(repeats=how.repeats)
-    artifact = judge(artifact, protocol=rules, full=False, device=how.device, tell=_within(how, folder, tell))
+    artifact = judge(artifact, protocol=rules, full=False, device=how.device, tell=_within(how, artifact.path, tell))
     first = rules.nets[0].dump()  # others, if `condense eval` judged by them too, stand in the report beside it
     report = {str(row.kind): row for row in Report.model_validate(artifact.report).rows if row.network == first}
     own = "random" if target.method == "random" else "condensed"
     return Finished(
         target=target,
         seed=how.seed,
-        steps=steps,
-        published_steps=published,
+        steps=artifact.plan.recipe.outer.steps,
+        published_steps=planned(target, how).recipe.outer.steps,
         condensed=report[own],
         random=None if own == "random" else report.get("random"),
         making=_facts(artifact),
@@ -194,10 +192,10 @@ class Stopwatch:
     def condense_stop(self) -> str | None:
         return "timed" if len(self.at) == WARM + TIMED else None
 
-    def each(self) -> tuple[float, float]:
-        """(processor seconds, wall seconds) of a step."""
-        first, last = self.at[WARM - 1], self.at[-1]
-        return (last[0] - first[0]) / TIMED, (last[1] - first[1]) / TIMED
+    def each(self) -> tuple[float, float, int]:
+        """(processor seconds, wall seconds) of a step, and how many were timed."""
+        first, last, timed = self.at[WARM - 1], self.at[-1], len(self.at) - WARM
+        return (last[0] - first[0]) / timed, (last[1] - first[1]) / timed, timed
 
 
 def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
@@ -229,13 +227,13 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
             for _ in range(WARM + TIMED):
                 work[1](1)
                 watch.condense_stepped(run)
-    cpu, wall = watch.each()
+    cpu, wall, count = watch.each()
     return Estimate(
         target=target,
         steps=steps,
         seconds=wall if run.device.type == "cuda" else cpu,
         wall=wall,
-        timed=TIMED,
+        timed=count,
         assets=None if work is None else work[0],
         data=on or target.data,
         passes=execution.passes(run.plan.execution).kind,

@@ -291,7 +291,7 @@ def test_a_set_is_judged_as_those_of_another_method_are_on_these_data_at_this_si
 def test_an_estimate_is_of_steps_after_the_first_ones(place, monkeypatch):
     watch = Stopwatch()
     watch.at = [(100.0, 200.0), (150.0, 260.0), (151.0, 262.0), (153.0, 266.0), (156.0, 272.0)]
-    assert watch.each() == (2.0, 4.0)
+    assert watch.each() == (2.0, 4.0, 3)
     steps = {**SMALL, "outer.steps": 7200}
     rows = {"published/dm.toml": (figure(1, 60.0).model_copy(update={"settings": steps}),)}
     for module in (published, reproduced):
