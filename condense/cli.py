@@ -308,7 +308,7 @@ def evaluate(
 ) -> None:
     """Judge an artifact, or with --data a set that somebody else made: an image folder or an .npz file."""
     from .given import as_data
-    from .planning import method_for
+    from .planning import AS, method_for
     from .sizes import taken
 
     speaker, judges = Speaker(as_json), o.Judges(protocol, nets, repeats)
@@ -321,6 +321,9 @@ def evaluate(
         if random or full:
             remedy = "Leave it out, and judge `condense run random` of the same size beside it."
             raise BadValue("random" if random else "full", True, "is judged beside artifacts only", remedy)
+        if (protocol or "").startswith(AS):
+            problem = "hangs on how many of each class a set was asked to have, which no such set says"
+            raise BadValue("protocol", protocol, problem, "Name the protocol itself, with --set for its settings.")
         if (path / "manifest.json").is_file():
             raise BadValue("data", data, f"{path} is an artifact, which knows its data", "Leave out --data.")
         size: dict[str, Any] = {

@@ -237,6 +237,7 @@ def test_eval_by_the_artifacts_own_protocol_by_name_is_by_its_own_rules(place):
         ("data", ("eval", "made", "--data", "digits")),
         ("random", ("eval", "set.npz", "--data", "digits", "--random")),
         ("full", ("eval", "set.npz", "--data", "digits", "--full")),
+        ("protocol", ("eval", "set.npz", "--data", "digits", "--protocol", "as:mtt")),
     ],
 )
 def test_eval_refuses_options_that_it_would_not_use(place, field, arguments):
