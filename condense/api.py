@@ -21,7 +21,7 @@ from .given import as_data
 from .isolation import blaming, check_net, tolerant
 from .machine import fresh_peak, machine, peak_memory
 from .memory import check_memory, cost
-from .planning import as_net, default_device, plan, with_net
+from .planning import as_net, default_device, judged_on, plan, with_net
 from .plugins import run_manager, software
 from .recipe import Plan, Recipe, check_recipe
 from .running import Limits, Run
@@ -69,8 +69,9 @@ def resume(
     if data is not None:
         settled = settled.model_copy(update={"data": as_data(data)})
     if net is not None and settled.protocol is not None:
-        recipe, judged = with_net(settled.recipe, settled.protocol, as_net(net))
-        settled = settled.model_copy(update={"recipe": recipe, "protocol": judged})
+        network = as_net(net)
+        changes = {"recipe": with_net(settled.recipe, network), "protocol": judged_on(settled.protocol, network)}
+        settled = settled.model_copy(update=changes)
     return carry_out(settled, folder, observers=observers, limits=limits)
 
 

@@ -344,7 +344,8 @@ def _eval_artifact(speaker: Speaker, path: Path, judges: o.Judges, settings: dic
     artifact = load(path)
     rules = artifact.plan.protocol
     if judges.protocol is not None and (rules is None or judges.protocol != rules.name):
-        rules = judge_for(judges.protocol, artifact.plan.data, Size(**artifact.recipe.budget.asked))
+        asked = Size(**artifact.recipe.budget.asked)
+        rules = judge_for(judges.protocol, artifact.plan.data, asked, artifact.recipe)
     changes = {key.removeprefix("protocol."): value for key, value in settings.items()}
     changes = {**judges.changes(artifact.plan), **changes}
     rules = overridden(rules, changes) if rules and changes else rules

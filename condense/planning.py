@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from .published import Row, settings_for, usual_size
 from .recipe import Execution, Plan, Published, Recipe, replaced
 from .sizes import Size, arguments, asked_size, default_size, spelt, taken, whole
 
+P = TypeVar("P", Recipe, Protocol)
 AS = "as:"  # before a method's name: its judge
 
 
@@ -66,20 +67,23 @@ def plan(
         row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
-    judged = judge_for(protocol or rules, where, size)
-    if protocol in (None, rules):
-        judged = overridden(judged, row.judging)
     network = None if net is None else as_net(net)
-    if network is not None and network.name != "custom":
-        recipe, judged = with_net(recipe, judged, network)
+    live = network is not None and network.name == "custom"
+    if network is not None and not live:
+        recipe = with_net(recipe, network)
     if steps is not None:
         whole("steps", steps, 0, "Leave it out for the published number.")
         recipe = recipe.set("outer.steps", steps)
     for path, value in changes["recipe"].items():
         recipe = recipe.set(path, value)
+    judged = judge_for(protocol or rules, where, size, recipe)
+    if protocol in (None, rules):
+        judged = overridden(judged, row.judging)
+    if network is not None and not live:
+        judged = judged_on(judged, network)
     judged = overridden(judged, changes["protocol"])
-    if network is not None and network.name == "custom":
-        recipe, judged = with_net(recipe, judged, network)  # last: a live callable does not survive JSON
+    if network is not None and live:  # last: a live callable does not survive JSON
+        recipe, judged = with_net(recipe, network), judged_on(judged, network)
     computing = execution_of(default_device(device), changes["execution"])
     return Plan(method=name, data=where, recipe=recipe, protocol=judged, seed=seed, execution=computing)
 
@@ -153,19 +157,23 @@ def leaf(tree: Any, path: str) -> Any:
     return tree
 
 
-def judge_for(value: Any, where: Data, size: Size | None = None) -> Protocol:
+def judge_for(value: Any, where: Data, size: Size | None = None, recipe: Recipe | None = None) -> Protocol:
     """The protocol, from its name or settings too; where it names no metrics, it scores by that of the data.
 
-    A text `as:METHOD`: as sets of that method are judged on this data at this size, with its published settings.
+    A name: with what follows from how sets of `recipe` are made. A text `as:METHOD`: as sets of that method are judged
+    on this data at this size, with its published settings.
     """
     if isinstance(value, str) and value.startswith(AS):
-        found = method_for(value.removeprefix(AS), where)
-        row = settings_for(found, where.published_as, *((size.per_class, size.total) if size else ()))
-        return overridden(judge_for(row.protocol or found.protocol, where), row.judging)
+        name = value.removeprefix(AS)
+        found = method_for(name, where)
+        size = settled_size(name, found, where.published_as, size or Size())
+        row = settings_for(found, where.published_as, size.per_class, size.total)
+        made = published_recipe(found, row, arguments(name, found.make, size), {})
+        return overridden(judge_for(row.protocol or found.protocol, where, recipe=made), row.judging)
     judged = checked(lambda: member(Protocol, value), "protocol")
-    if where.metric is None or "metrics" in judged.model_fields_set:
-        return judged
-    return judged.with_(metrics=(named(Metric, where.metric),))
+    if where.metric is not None and "metrics" not in judged.model_fields_set:
+        judged = judged.with_(metrics=(named(Metric, where.metric),))
+    return judged.following(recipe) if recipe is not None and isinstance(value, str) else judged
 
 
 def as_net(value: Any) -> Net:
@@ -175,9 +183,22 @@ def as_net(value: Any) -> Net:
     return named(Net, "custom", live=value)
 
 
-def with_net(recipe: Recipe, judged: Protocol, network: Net) -> tuple[Recipe, Protocol]:
-    """Both with `network` in place of every network they name."""
-    return recipe.rewrite(Net, lambda _: network), judged.with_(nets=(network,))
+def with_net(part: P, network: Net) -> P:
+    """A recipe or a protocol with `network` in place of every network it names; what is around one, stays around it.
+
+    Raises `BadValue` where there is no place for one.
+    """
+
+    def put(net: Net) -> Net:
+        around = any(isinstance(below, Net) for below in net.walk()[1:])
+        return net.rewrite(Net, put) if around else network
+
+    return checked(lambda: part.rewrite(Net, put), "net")
+
+
+def judged_on(judged: Protocol, network: Net) -> Protocol:
+    """The protocol that judges by this network alone."""
+    return with_net(judged.with_(nets=judged.nets[:1]), network)
 
 
 def overridden(judged: Protocol, changes: Mapping[str, Any]) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -13,6 +13,9 @@ from .component import Component, digest
 from .data import Sampler
 from .metrics import Accuracy
 from .task import Task
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -45,6 +48,12 @@ class Protocol(Component):
     @abstractmethod
     def fit(self, data: Sampler) -> Learn:
         """How a network is trained on the set `data`; counted in epochs, or in steps that may depend on its size."""
+
+    def following(self, recipe: Recipe) -> Self:
+        """This protocol for sets of `recipe`, where it was asked for by its name: itself, or with the settings that
+        hang on how a set is made (the kernel of a regression, the rounds of a replay).
+        """
+        return self
 
     def rules(self) -> dict[str, Any]:
         """The protocol but for which networks and how many: numbers with equal rules may stand in one table.

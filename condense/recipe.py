@@ -178,6 +178,9 @@ def published(
 
 def check_recipe(recipe: Recipe, task: Task) -> None:
     """Let every part refuse what it cannot do, before anything is computed."""
+    if recipe.outer.steps and recipe.objective is None and not recipe.outer.groups:
+        problem = "has nothing to follow: the method takes no steps, it has no objective"
+        raise BadValue("outer.steps", recipe.outer.steps, problem, "Leave out --steps.")
     for part in recipe.walk():
         if part is not recipe:
             part.check(recipe, task)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from condense.axes import Labels, Loss
+from condense.component import Component
+from condense.errors import BadValue
 from condense.recipe import Recipe
 from condense.rng import Rng
 from condense.running import Run
@@ -42,7 +44,7 @@ class ExpertLogits(Labels):
     """
 
     def check(self, recipe: Recipe, task: Task) -> None:
-        check_pool(self, recipe)
+        check_asked(self, recipe, task)
 
     def blank(self, groups: Tensor, task: Task) -> Tensor:
         return nn.Parameter(torch.zeros(len(groups), task.outputs, device=groups.device))
@@ -70,7 +72,7 @@ class Understood(RealExamples):
     """
 
     def check(self, recipe: Recipe, task: Task) -> None:
-        check_pool(self, recipe)
+        check_asked(self, recipe, task)
 
     def choose(self, run: Run, cls: int, n: int, rng: Rng) -> Tensor:
         ids = run.splits.train.ids(cls)
@@ -87,6 +89,20 @@ class Understood(RealExamples):
             if len(chosen) == n:
                 break
         return torch.cat([chosen, ids[: n - len(chosen)]])
+
+
+def check_asked(part: Component, recipe: Recipe, task: Task) -> None:
+    """Refuse a recipe whose pool has no experts, or such as cannot be asked. Raises `BadValue`."""
+    check_pool(part, recipe)
+    assert isinstance(recipe.pool, Experts)
+    net = recipe.pool.experts.net
+    with torch.device("meta"):
+        module = net.build(task)
+    if any(isinstance(below, nn.modules.batchnorm._BatchNorm) for below in module.modules()):
+        problem = f"asks experts what they say, and of {net.name} with batch norm no statistics are kept"
+        raise BadValue(
+            part.axis, part.name, problem, "Use another norm, or hard labels and a start from random images."
+        )
 
 
 def last_epochs(run: Run) -> Iterator[Callable[[Any], Tensor]]:

@@ -22,13 +22,14 @@ from condense.errors import BadValue, NoRoom
 from condense.evaluate import Protocol
 from condense.fit import Loop
 from condense.memory import available
+from condense.recipe import Recipe
 from condense.rng import Rng
 from condense.running import Run
 from condense.synthetic import Synthetic
 from condense.task import Batch, Form, Task
 
-from .kernels import InfiniteMLP
-from .ridge import CentredError, alike, coded, most_alike, predict, solve
+from .kernels import Infinite, InfiniteMLP
+from .ridge import CentredError, KernelRidge, alike, coded, most_alike, predict, solve
 
 MATRICES = 4  # of M x M float64 numbers that a solution holds at once: kernel, with its ridge, factor, and one more
 
@@ -170,7 +171,8 @@ def check_room(items: int, device: torch.device) -> None:
 class Krr(Protocol):
     """Kernel ridge regression on the set, in closed form: the judge of KIP (arXiv:2011.00050, 2107.13034).
 
-    kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Fixed labels are coded as
+    kernel: one that needs no network; ridge: times the mean of K_ss's diagonal. Asked for by name, both are those that
+    the set was made with, if that was a kernel of infinite width. Fixed labels are coded as
     one-hot - 1/K, learned ones are taken as they are, and the highest prediction is the answer. There is no chance in
     it: however many repeats are asked for, one is judged, and n counts sets of several seeds. All real data are judged
     by the same rules where their kernel matrix fits into memory. A network asked for by name is refused.
@@ -188,10 +190,17 @@ class Krr(Protocol):
     def _of_the_kernel(self) -> Self:
         other = [net.name for net in self.nets if not isinstance(net, InfiniteWidth)]
         if other:
-            raise BadValue("net", other[0], "is a network, and krr asks a kernel", "Set protocol.kernel.")
+            remedy = "Set protocol.kernel; a network that the set is made with has a path of its own (condense show)."
+            raise BadValue("net", other[0], "is a network, and krr asks a kernel", remedy)
         object.__setattr__(self, "nets", (InfiniteWidth(kernel=self.kernel),))
         object.__setattr__(self, "repeats", 1)
         return self
+
+    def following(self, recipe: Recipe) -> Self:
+        """With the kernel and ridge by which the set was made, if it was by one of infinite width."""
+        made = [part for part in recipe.walk() if isinstance(part, KernelRidge | Solved)]
+        known = [part for part in made if isinstance(part.kernel, Infinite)]
+        return self.with_(kernel=known[0].kernel, ridge=known[0].ridge) if known else self
 
     def fit(self, data: Sampler) -> Learn:
         return Ridge(ridge=self.ridge)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from condense import files, store
 from condense.axes import Asset, Learner, Learners, Net, Pool, Schedule
 from condense.checkpoint import Lock
-from condense.component import Component
+from condense.component import Component, digest
 from condense.errors import BadData, BadValue, Damaged, Diverged, shown
 from condense.fit import Crowd, Fit, Loop, schedule
 from condense.memory import PASSES, activations, available
@@ -283,7 +283,8 @@ class Experts(Pool):
     The start is drawn evenly from `first`..`below` - 1, where `below` may be a schedule (rounded down); experts come in
     a new random order each time round. The learner's `path` are the snapshots, start and end included; its module is a
     network of that kind in training mode, whose own weights mean nothing. Experts are trained where the cache has none;
-    folder: where experts lie instead, of which up to `count` are used.
+    folder: where experts lie instead, of which up to `count` are used, however they were trained: their fit, seed and
+    checksums are noted in the artifact's provenance, and a run goes on with no others.
     """
 
     experts: Trajectories
@@ -311,7 +312,11 @@ class Experts(Pool):
         return found
 
     def learners(self, run: Run, syn: Synthetic) -> Learners:
-        return _Stretches(self, run, self.readers(run))
+        readers = self.readers(run)
+        if self.folder is not None:
+            facts = Index.read(Path(self.folder)).model_dump(mode="json", include={"fit", "flat", "seed", "dtype"})
+            run.note("experts", {"folder": self.folder, "count": len(readers), **facts, "sha256": seal(readers)})
+        return _Stretches(self, run, readers)
 
     def window(self, progress: float) -> int:
         """The number of epochs that may be the start, at least one."""
@@ -364,12 +369,22 @@ class _Stretches(Learners):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"experts": len(self.readers)}
+        return {"experts": len(self.readers), "sha256": seal(self.readers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Experts of a folder must be those that the run began with; the cache finds its own by what they are."""
+        remedy = "Restore them, or start a new run with --out."
         if state["experts"] != len(self.readers):
             problem = f"were {state['experts']} when the run began, and their order hangs on that"
-            raise BadData("experts", len(self.readers), problem, "Restore them, or start a new run with --out.")
+            raise BadData("experts", len(self.readers), problem, remedy)
+        if self.pool.folder is not None and state.get("sha256", seal(self.readers)) != seal(self.readers):
+            problem = "holds other experts than those that the run began with"
+            raise BadData("pool.folder", self.pool.folder, problem, remedy)
+
+
+def seal(readers: Sequence[Reader]) -> str:
+    """What tells these experts from any others: a digest of the checksums of all of their snapshots."""
+    return digest([list(reader.sums) for reader in readers])
 
 
 class Stretch(Sequence[Mapping[str, Tensor]]):

@@ -372,7 +372,10 @@ def pairs_at_once(network: Network, dtype: torch.dtype, device: str, live: bool,
     found = math.floor(root**2 / pair**2)
     if found < 1:
         problem = f"holds less than one pair of images, which takes {math.ceil((pair + 2 * side) / MIB)} MiB"
-        raise BadValue("kernel.memory", f"{memory / MIB:g} MiB", problem, "Give the kernel more memory.")
+        remedy = (
+            "Give the kernel more: --set objective.kernel.memory=4096 (labels.kernel, protocol.kernel: where it is)."
+        )
+        raise BadValue("kernel.memory", f"{memory / MIB:g} MiB", problem, remedy)
     most = CELLS * WIDE if network.taps == 1 else CELLS // math.prod(network.size)
     return min(found, max(1, most)) if device == "cpu" else found
 

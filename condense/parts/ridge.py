@@ -48,7 +48,8 @@ def most_alike(gram: Tensor) -> tuple[Tensor, Tensor]:
 def alike(i: int, j: int, cosine: float) -> str:
     """Items i and j in a sentence, counted from 0."""
     how = "are equal" if cosine > 1 - 1e-9 else f"are the most alike (cosine {cosine:.6g})"
-    return f"items {i} and {j} of the set {how} under the kernel"
+    which = f"items {i} and {j} of the set" if i != j else f"item {i} of the set and its augmented copy"
+    return f"{which} {how} under the kernel"
 
 
 def predict(cross: Tensor, solution: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from condense.rng import Rng, seeded
 from condense.synthetic import Synthetic
 from condense.task import Task
 
+from .bilevel import Bilevel
 from .parameterizations import Paced, Pixels
 
 
@@ -29,7 +30,7 @@ class Sequence(Parameterization):
 
     network: the set is made for one network with these weights: drawn when it is filled, by the seed of the run, and
     stored with it. Networks of this architecture then start from them, in pools and under the judge.
-    Raises `BadValue` where classes have unequal numbers of items.
+    Raises `BadValue` where classes have unequal numbers of items, or trainings on the set other rounds than it has.
     Source: Wang et al. (arXiv:1811.10959), and its official code.
     """
 
@@ -48,6 +49,13 @@ class Sequence(Parameterization):
             problem = f"is not the network of the pool, {trained.name}, which would not start from its weights"
             remedy = "Set pool.net and parameterization.network alike, or both by --net."
             raise BadValue("parameterization.network", self.network.name, problem, remedy)
+        for part in recipe.walk():
+            if isinstance(part, Bilevel) and part.fit.epochs not in (None, self.repeats):
+                problem = f"has step sizes for {self.repeats} rounds, and a set is made by {part.fit.epochs}"
+                remedy = (
+                    "Set parameterization.repeats and objective.fit.epochs alike; of dd, both are --with repeats=N."
+                )
+                raise BadValue("parameterization.repeats", self.repeats, problem, remedy)
 
     def empty(self, task: Task, groups: Tensor, labels: Labels) -> Synthetic:
         return _InTurn(self, self.inner.empty(task, groups, labels), groups)

@@ -10,13 +10,13 @@ whose rate halves after every tenth of the updates (40 of 400 epochs); an update
 networks start from Xavier's normal weights and biases of zero, one for an update. `outer.steps` counts updates: 400
 epochs are 23,600 on MNIST and 19,600 on CIFAR-10.
 
-The judge `replay` repeats the steps with which a set was made. It is a statement about these few steps: trained on for
-longer, such a set is not what it was made for.
+`--with repeats=5` makes a set of five rounds. The judge `replay` repeats the steps with which a set was made. It is a
+statement about these few steps: trained on for longer, such a set is not what it was made for.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 from pydantic import Field
 from torch import nn
@@ -136,16 +136,20 @@ class Replay(Protocol):
     """DD's: the steps that a set was made with, once more. Gradient descent without momentum on the set's own batches,
     in their order, at its own step sizes; a set that brings weights to start from is replayed from these.
 
-    epochs: rounds through the set's batches: as many as it was made with, which are 3 unless the recipe says otherwise
-    (with `--set parameterization.repeats=5` goes `--set protocol.epochs=5`). Sets without batches of their own (random
-    real images) are trained on for as many steps, in random batches of as many images as there are classes, at the step
-    size `otherwise`: 0.02, where learning starts; the paper compares with random images at rates chosen for them.
+    epochs: rounds through the set's batches; asked for by name, as many as it was made with. Sets without batches of
+    their own (random real images) are trained on for as many steps, in random batches of as many images as there are
+    classes, at the step size `otherwise`: 0.02, where learning starts; the paper compares with random images at rates
+    chosen for them.
     """
 
     nets: tuple[Net, ...] = Field(default_factory=lambda: (lenet(),), min_length=1)
     epochs: int = Field(default=3, ge=0)
     rule: Rule = SGD()
     otherwise: float = Field(default=0.02, gt=0)
+
+    def following(self, recipe: Recipe) -> Self:
+        made = [part for part in recipe.walk() if isinstance(part, Sequence)]
+        return self.with_(epochs=made[0].repeats) if made else self
 
     def fit(self, data: Sampler) -> Fit:
         batch = None if data.turns is not None else len(data.task.classes)

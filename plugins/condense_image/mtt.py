@@ -7,7 +7,7 @@ Official code, followed here: 100 experts, 50 epochs of SGD 0.01 without momentu
 expert a step, in a new random order each time round; the student takes plain SGD steps on augmented images (not
 siamese) at the learned rate; images and rate move by SGD with momentum 0.5, each at a rate of its own. Where paper and
 code differ: the code's `lr_teacher` (0.001 or 0.01 in the table) is where the learned rate starts, and experts are
-trained at 0.01. The code stores experts as parameters alone, so networks with batch norm are no use here either.
+trained at 0.01. The code stores experts as parameters alone, without the statistics of batch norm; so it is here.
 
 Settings by data set and budget are those that the author gave for DC-BENCH. For others, the defaults of the code: 20
 steps, 3 epochs, starts before epoch 25, rate 1000 for the images, no whitening. A rate of the images that explodes is
@@ -18,7 +18,7 @@ rounding, in memory that hardly grows with the steps, for about half as much tim
 another way to constant memory.)
 
 The judge `mtt` trains at the learned rate. The authors report the maximum over sets along the run; here the last set
-counts, and the best point of each network's curve is stored beside its last.
+counts, and the best point of each network's curve is stored beside its last (`protocol.record`: how many there are).
 """
 
 from __future__ import annotations

@@ -123,6 +123,13 @@ def test_check_lets_every_part_refuse():
         check_recipe(toy_recipe(pool=Fresh(net=Picky())), Task(classes=("a",), shape=(1, 8, 8)))
 
 
+def test_steps_of_a_method_that_takes_none_are_refused():
+    still = toy_recipe(objective=None, pool=NoModel(), outer=Outer(steps=3))
+    with pytest.raises(BadValue, match=r"^outer.steps: has nothing to follow.*Leave out --steps"):
+        check_recipe(still, Task(classes=("a",), shape=(1, 8, 8)))
+    check_recipe(still.set("outer.steps", 0), Task(classes=("a",), shape=(1, 8, 8)))
+
+
 def test_a_published_recipe_turns_its_errors_into_ours():
     @published(paper="arXiv:0000.00000", title="A title")
     def made(*, per_class: int = 1) -> Recipe:

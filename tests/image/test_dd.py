@@ -28,13 +28,13 @@ from condense.parts.schedules import Drops, Learned
 from condense.parts.sequence import Sequence, in_turn
 from condense.planning import plan
 from condense.protocol import Protocol
-from condense.recipe import Plan
+from condense.recipe import Plan, check_recipe
 from condense.rng import Rng
 from condense.running import Limits, Paused
 from condense.task import Batch, Task
 from condense.testing import Sealed, Toy, ToyNet, toy_run, toy_splits, toys
 from condense_image.dd import AlexCifar, Replay, Xavier, dd, dd_fixed
-from condense_image.nets import LeNet
+from condense_image.nets import MLP, LeNet
 
 LENET = Xavier(net=LeNet())
 
@@ -92,6 +92,28 @@ def test_weights_for_another_network_than_the_pool_trains_are_refused():
     made.parameterization.check(made, task)
     with pytest.raises(BadValue, match=r"parameterization.network: is not the network of the pool"):
         other.parameterization.check(other, task)
+
+
+def test_another_number_of_rounds_is_that_of_the_set_of_its_making_and_of_its_judge():
+    five = plan("dd", data="mnist", options={"repeats": 5})
+    assert five.recipe.parameterization.repeats == five.recipe.objective.fit.epochs == five.protocol.epochs == 5
+    assert plan("dd", data="mnist", options={"repeats": 5}, settings={"protocol.epochs": 2}).protocol.epochs == 2
+    assert plan("dm", data="mnist", protocol="replay").protocol.epochs == 3
+
+
+def test_step_sizes_for_rounds_that_are_not_taken_are_refused():
+    settled = plan("dd", data="mnist", settings={"parameterization.repeats": 5})
+    with pytest.raises(BadValue, match=r"for 5 rounds, and a set is made by 3.*--with repeats=N") as caught:
+        check_recipe(settled.recipe, Task(classes=("a", "b"), shape=(1, 28, 28)))
+    assert (caught.value.field, caught.value.value) == ("parameterization.repeats", 5)
+
+
+@pytest.mark.parametrize(("name", "places"), [("dd", 1), ("dd-fixed", 2)])
+def test_another_network_starts_from_weights_as_the_method_draws_them(name, places):
+    network = Xavier(net=MLP())
+    settled = plan(name, data="mnist", net="mlp")
+    assert [part for part in settled.recipe.walk() if isinstance(part, Xavier)] == [network] * places
+    assert settled.protocol.nets == (network,)
 
 
 def test_real_images_of_cifar_are_shifted_and_mirrored_as_in_the_code():

@@ -62,6 +62,33 @@ def test_the_convolutional_methods_are_judged_by_their_own_kernel(name, part, da
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "judge"),
+    [
+        ("kip", {"objective.kernel": "infinite-conv-net"}, Krr(kernel=InfiniteConvNet())),
+        ("kip", {"objective.ridge": 0.01}, Krr(ridge=0.01)),
+        ("kip", {"objective.ridge": 0.01, "protocol.ridge": 0.1}, Krr(ridge=0.1)),
+        ("kip-conv", {"objective.kernel.depth": 2}, Krr(kernel=InfiniteConvNet(depth=2))),
+        ("label-solve", {"labels.ridge": 0.01}, Krr(ridge=0.01)),
+        (*("rfad", {"objective.ridge": 0.1}), Krr(kernel=InfiniteConvNet(kind="nngp", extra=False), ridge=0.005)),
+    ],
+)
+def test_the_judge_asks_the_kernel_that_a_set_is_made_with_unless_told_otherwise(name, settings, judge):
+    assert plan(name, data="mnist", per_class=1, settings=settings).protocol == judge
+
+
+def test_a_judge_that_is_given_whole_stays_as_it_is():
+    assert plan("kip-conv", data="mnist", protocol=Krr()).protocol == Krr()
+    assert plan("dm", data="mnist", protocol="as:kip-conv").protocol == Krr(kernel=InfiniteConvNet())
+
+
+@pytest.mark.parametrize("name", ["kip", "rfad"])
+def test_a_network_asked_for_by_name_is_refused_where_a_kernel_judges(name):
+    with pytest.raises(BadValue, match=r"krr asks a kernel.*Set protocol\.kernel") as caught:
+        plan(name, net="conv-net")
+    assert (caught.value.field, caught.value.value) == ("net", "conv-net")
+
+
+@pytest.mark.parametrize(
     ("name", "data", "per_class", "figure"),
     [
         *(("kip", "mnist", n, figure) for n, figure in ((1, 85.5), (10, 97.2), (50, 98.4))),
@@ -125,7 +152,10 @@ def test_a_run_that_is_resumed_ends_with_the_same_bits(tmp_path):
     assert not torch.equal(whole.y, condense(toy_run(recipe.set("outer.steps", 0))).freeze().y)
 
 
-@pytest.mark.parametrize("name", ["kip", "label-solve"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("kip-conv", "label-solve-conv")]
+
+
+@pytest.mark.parametrize("name", ["kip", "label-solve", *SLOW])
 def test_at_one_image_of_each_class_of_digits_it_beats_random_images(name, tmp_path):
     """Three seeds, each judged by krr beside as many random images."""
     steps = {"steps": 40} if name == "kip" else {}

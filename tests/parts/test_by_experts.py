@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from condense.axes import Net
 from condense.engine import condense
 from condense.errors import BadValue
 from condense.fit import Fit
@@ -17,6 +18,7 @@ from condense.recipe import Group, check_recipe
 from condense.rng import Rng
 from condense.task import Batch
 from condense.testing import ToyNet, toy_recipe, toy_run, toy_splits
+from condense_image.nets import ConvNet
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +116,12 @@ def test_without_experts_to_ask_they_are_refused(part):
     made = toy_recipe(**part)
     with pytest.raises(BadValue, match="asks the experts of the pool, and fresh has none"):
         check_recipe(made, toy_splits().task)
+
+
+@pytest.mark.parametrize("part", [{"labels": ExpertLogits()}, {"init": Understood()}])
+def test_experts_whose_statistics_are_not_kept_are_not_asked(part):
+    asked = recipe().rewrite(Net, lambda _: ConvNet(norm="batch", depth=1, width=4))
+    matched = asked.with_(labels="hard", init="real")
+    check_recipe(matched, toy_splits().task)
+    with pytest.raises(BadValue, match="of conv-net with batch norm no statistics are kept"):
+        check_recipe(matched.with_(**part), toy_splits().task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -374,6 +375,25 @@ def test_a_folder_of_experts_is_used_as_it_is_and_refused_by_name_where_it_is_of
         late.pool.admit(toy_run(late))
 
 
+def test_a_run_on_a_folder_of_experts_says_which_and_goes_on_with_no_others(run, tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    ASSET.make(run, own)
+    ASSET.with_(seed=1).make(run, other)
+    pool = toy_run(recipe(folder=str(own)))
+    state = pool.recipe.pool.learners(pool, None).state_dict()
+    sums = json.dumps([expert["snapshots"] for expert in json.loads((own / "index.json").read_text())["experts"]])
+    assert pool.notes["experts"] == {
+        **{"folder": str(own), "count": 2, "fit": FIT.dump(), "flat": None, "seed": 0, "dtype": "float32"},
+        "sha256": hashlib.sha256(sums.replace(" ", "").encode()).hexdigest()[:16],
+    }
+    pool.recipe.pool.learners(pool, None).load_state_dict(state)
+    own.rename(tmp_path / "gone")
+    other.rename(own)
+    later = toy_run(recipe(folder=str(own)))
+    with pytest.raises(BadData, match=r"holds other experts than those that the run began with.*--out"):
+        later.recipe.pool.learners(later, None).load_state_dict(state)
+
+
 def test_a_training_that_was_broken_off_is_gone_on_with_by_its_like_only(tmp_path):
     """In a folder that was given, where no key tells one training from another."""
 
@@ -431,7 +451,7 @@ def test_a_folder_takes_no_experts_of_another_fit(run):
 
 def test_a_run_whose_experts_are_others_by_now_is_not_gone_on_with(run):
     learners = recipe().pool.learners(toy_run(recipe()), None)
-    assert learners.state_dict() == {"experts": 2}
+    assert learners.state_dict()["experts"] == 2
     with pytest.raises(BadData, match=r"^experts: were 3 when the run began"):
         learners.load_state_dict({"experts": 3})
 

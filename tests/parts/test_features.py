@@ -141,6 +141,7 @@ def test_equal_items_without_a_ridge_are_singular_whatever_rounding_says():
         pair, cosine = most_alike(gram)
         assert pair.tolist() == [1, 4]
         assert "items 1 and 4 of the set are equal" in alike(*pair.tolist(), float(cosine))
+    assert alike(3, 3, 1.0) == "item 3 of the set and its augmented copy are equal under the kernel"
     assert "the most alike (cosine 0.5)" in alike(0, 2, 0.5)
 
 

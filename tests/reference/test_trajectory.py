@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from condense import memory
-from condense.axes import Pool
+from condense.axes import Learner, Pool
 from condense.component import named
 from condense.data import TensorSampler
 from condense.engine import condense
 from condense.errors import BadValue, Diverged, NoRoom
 from condense.fit import Fit
+from condense.parts import trajectory
 from condense.parts.by_experts import SoftTargets
 from condense.parts.experts import Experts, Trajectories
 from condense.parts.parameterizations import WithRate
@@ -202,6 +203,34 @@ def test_a_student_that_explodes_is_passed_over_where_there_is_a_limit():
         assert torch.equal(stay.freeze().x, start.freeze().x)
         with pytest.raises(Diverged):
             condense(toy_run(wild.with_(objective=wild.objective.with_(limit=None))))
+
+
+def test_stretches_that_are_passed_over_are_counted_across_a_pause_and_too_many_in_a_row_end_the_run(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(trajectory, "PATIENCE", 4)
+    wild = recipe("float32", outer=6, limit=10.0).with_(parameterization=WithRate(start=1e30))
+    with toys():
+        short = toy_run(wild.set("outer.steps", 3))
+        condense(short)
+        paused = toy_run(wild, folder=tmp_path, limits=Limits(steps=1))
+        paused.recipe.pool.learners(paused, None)
+        paused.interrupted.set()
+        with pytest.raises(Paused):
+            condense(paused)
+        again = toy_run(wild, folder=tmp_path)
+        with pytest.raises(Diverged, match=r"above the limit of 10 on 4 stretches in a row, up to outer step 3"):
+            condense(again)
+    assert short.notes["stretches passed over"]["steps"] == 3
+    assert again.notes["stretches passed over"]["steps"] == 4
+
+
+def test_a_stretch_that_is_taken_in_between_ends_the_count(monkeypatch):
+    monkeypatch.setattr(trajectory, "PATIENCE", 2)
+    run = toy_run(recipe())
+    for index in (0, 2, 4):
+        trajectory.pass_over(Step(run, index, Learner(None), None), torch.tensor(1.0), 0.5)
+    assert run.notes["stretches passed over"] == {"steps": 3, "in a row": 1, "last": 4}
 
 
 def test_a_pool_without_experts_is_refused():
