@@ -23,7 +23,8 @@ from .machine import fresh_peak, machine, peak_memory
 from .memory import check_memory, cost
 from .planning import as_net, default_device, judged_on, plan, with_net
 from .plugins import run_manager, software
-from .recipe import Plan, Recipe, check_recipe
+from .program import hint
+from .recipe import Execution, Plan, Recipe, check_recipe
 from .running import Limits, Run
 from .sizes import Size, whole
 
@@ -55,17 +56,19 @@ def resume(
     *,
     data: Any = None,
     net: Any = None,
+    device: str | None = None,
     observers: Iterable[Any] = (),
     minutes: float | None = None,
     checkpoint_every: int | None = None,
 ) -> Artifact:
     """Go on with the run in the folder `path` from its last checkpoint; a finished one is just opened.
 
-    data, net: what was given to `run` as live examples or as a callable, which no file holds. Raises `BadValue` where
-    it is missing or is not what the run began with; otherwise as `run`.
+    device: where to go on, if not where the run began; the set then has not the bits of an unbroken run. data, net:
+    what was given to `run` as live examples or as a callable, which no file holds. Raises `BadValue` where it is
+    missing or is not what the run began with; otherwise as `run`.
     """
     folder, limits = Path(path), asked_limits(minutes, checkpoint_every)
-    settled = stored_plan(folder)
+    settled = stored_plan(folder) if device is None else moved(folder, device)
     if data is not None:
         settled = settled.model_copy(update={"data": as_data(data)})
     if net is not None and settled.protocol is not None:
@@ -96,6 +99,21 @@ def stored_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise BadValue("path", str(folder), "holds no run of condense", "Give the --out folder of a run.")
     return read_plan(files.read_json(path), path)
+
+
+def moved(folder: Path, device: str) -> Plan:
+    """The plan of the run in `folder`, which from now on is computed on `device`; a finished one stays as it is.
+
+    How its passes are computed is settled anew. Raises `BadValue` where there is no run, or no such device.
+    """
+    settled = stored_plan(folder)
+    if (folder / "manifest.json").is_file() or settled.execution.device == default_device(device):
+        return settled
+    settled = settled.model_copy(update={"execution": Execution(device=default_device(device))})
+    with Lock(private_folder(folder)):
+        settled = open_run(settled, folder, (), Limits()).plan
+        files.write_json(folder / PRIVATE / "plan.json", settled.model_dump(mode="json"))
+    return settled
 
 
 def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None) -> Artifact:
@@ -138,11 +156,14 @@ def holds(folder: Path, settled: Plan) -> str:
         return "nothing"
     if not folder.is_dir() or not (folder / PRIVATE / "plan.json").is_file():
         raise InUse("out", str(folder), "exists and is no run of condense", remedy)
+    finished = (folder / "manifest.json").is_file()
     before, after = stored_plan(folder).model_dump(mode="json"), settled.model_dump(mode="json")
     if before != after:
-        problem = f"holds a run of another plan: {', '.join(_differing(before, after)[:3])}"
-        raise InUse("out", str(folder), problem, remedy)
-    return "finished" if (folder / "manifest.json").is_file() else "begun"
+        lines = _differing(before, after)
+        if finished and all(line.startswith("protocol.") for line in lines):
+            remedy = f"To judge it so as well: {hint('eval', folder)}, with these options. {remedy}"
+        raise InUse("out", str(folder), f"holds a run of another plan: {', '.join(lines[:3])}", remedy)
+    return "finished" if finished else "begun"
 
 
 def _differing(before: Any, after: Any, path: str = "") -> list[str]:

@@ -48,13 +48,18 @@ class Commands(TyperGroup):
             return self._carried_out(ctx)
 
     def _carried_out(self, ctx: Any) -> Any:
+        as_json = "--json" in (*getattr(ctx, "_protected_args", ()), *ctx.args)  # as typed: it may never be parsed
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warned  # type: ignore[assignment]
                 result = super().invoke(ctx)
                 sys.stdout.flush()
                 return result
-        except (typer.Exit, typer.Abort, ClickException, BrokenPipeError):  # the last: as in `condense list | head -1`
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: as in `condense list | head -1`
+            raise
+        except ClickException as error:
+            if as_json:
+                Speaker(True).result(error_object(usage(error)))
             raise
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -71,6 +76,12 @@ class Commands(TyperGroup):
 def _warned(message: Warning | str, *_: Any) -> None:
     """A warning as one line, without the place in our source that it comes from."""
     Speaker().warn(f"warning: {message}")
+
+
+def usage(error: Exception) -> BadValue:
+    """What was typed wrongly, as an error of ours."""
+    where = getattr(getattr(error, "ctx", None), "command_path", CONDENSE)
+    return BadValue("command", where, error.format_message(), f"See {where} --help.")  # type: ignore[attr-defined]
 
 
 class _Interrupt(CondenseError):
@@ -191,6 +202,7 @@ def run(
 @app.command()
 def resume(
     folder: o.RunFolder,
+    device: o.OtherDevice = None,
     minutes: o.Minutes = None,
     checkpoint_every: o.CheckpointEvery = None,
     full: o.Full = None,
@@ -201,11 +213,11 @@ def resume(
     as_json: o.AsJson = False,
 ) -> None:
     """Go on with a run that was paused, interrupted or killed, from its last checkpoint."""
-    from .api import asked_limits, stored_plan
+    from .api import asked_limits, moved, stored_plan
 
     with _reading_from(data_root):
-        settled = stored_plan(folder)
         limits = asked_limits(minutes, checkpoint_every)
+        settled = stored_plan(folder) if device is None else moved(folder, device)
         _carry_out(
             Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard
         )

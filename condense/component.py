@@ -178,6 +178,17 @@ def named_settings(cls: type[Component], text: str) -> dict[str, Any]:
     return {"name": name, cls.shorthand: argument}
 
 
+def by_name_alone(cls: type[Component]) -> None:
+    """Refuse a member that its name alone does not describe, and say what to write."""
+    wanted = [name for name, field in cls.model_fields.items() if field.is_required()]
+    if wanted:
+        remedy = "From Python: an instance, or a mapping with its name and settings."
+        if cls.shorthand in wanted:
+            remedy = f"Write {cls.name}:{str(cls.shorthand).upper()}, all of it in one word."
+        context = {"name": cls.name, "wanted": listed(wanted), "got": cls.name, "remedy": remedy}
+        raise PydanticCustomError("component", "{name} is more than a name: it takes {wanted}", context)
+
+
 def member(axis: type[C], value: Any) -> C:
     """An instance of a member of `axis` from an instance, a name, `name:argument`, or a mapping with a name."""
     from .plugins import registry
@@ -185,7 +196,9 @@ def member(axis: type[C], value: Any) -> C:
     if isinstance(value, axis):
         return value
     if isinstance(value, str):
-        name = value.partition(":")[0]
+        name, colon, _ = value.partition(":")
+        if not colon:
+            by_name_alone(registry().lookup(axis, name))
     elif isinstance(value, Mapping) and isinstance(value.get("name"), str):
         name = value["name"]
     else:

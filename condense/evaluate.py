@@ -30,6 +30,7 @@ from .errors import BadData, BadValue
 from .fit import Loop
 from .keeping import Best, interval
 from .machine import fresh_peak, machine, peak_memory
+from .memory import together
 from .metrics import suspicions
 from .plugins import software
 from .protocol import Protocol
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 JUDGED = "judged.jsonl"
 POINTS, SHARE = 10, 0.25  # of a curve that nobody asked for: at most so many, at most so much of the cost of training
-TOGETHER = 8192  # examples in one training step of networks that are trained together
 CHUNK = {"cpu": 256}  # examples of the test split sent through at once; elsewhere 4096, shared by the networks
 
 
@@ -294,7 +294,7 @@ class Judge:
         if self.together and len(numbers) > 1 and self.chooser is None:
             module = net.make(data.task, network_key(self.seed, net, 0), data.device)
             if self.fit.together(module, data):
-                size = max(1, TOGETHER // min(self.fit.batch or len(data), len(data)))
+                size = together(net, data, self.fit.batch)
         return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
 
     def _judge(self, net: Net, numbers: list[int]) -> list[Trial]:

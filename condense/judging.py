@@ -106,7 +106,11 @@ def with_private_report(artifact: Artifact) -> Artifact:
 
 
 def _passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
-    """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not."""
+    """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not.
+
+    Networks that do not fit are refused.
+    """
+    rules.admit(data.task)
     seconds = judging_cost(rules, data, len(held_out(splits, rules)))
     return execution.passes(execution.settled(how, seconds))
 
@@ -158,11 +162,16 @@ def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, 
     settled: a plan, of which data, preprocessing, protocol, seed and execution count. Networks that are judged are kept
     in the cache folder. Raises what `open_foreign` raises.
     """
+    with blaming():
+        return _judged_foreign(Path(path), settled, normalised, tell)
+
+
+def _judged_foreign(path: Path, settled: Plan, normalised: bool, tell: Tell | None) -> Report:
     device = torch.device(settled.execution.device)
     splits = settled.data.open(device)
     transform = settled.recipe.preprocess.fit(splits.train, splits.facts).to(device)
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
-    candidate = Candidate(data, transform, Path(path).name)
+    candidate = Candidate(data, transform, path.name)
     rules = judged_by(settled)
     with execution.using(_passes(settled.execution, rules, candidate.data, splits)):
         return evaluate(

@@ -19,6 +19,7 @@ from .recipe import Recipe
 from .task import Task
 
 PASSES = 3  # activations are held once forward, and up to twice more by a second-order backward
+TOGETHER = 8192  # examples in one training step of networks that are trained in step
 
 
 def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
@@ -113,6 +114,15 @@ def judging_cost(protocol: Protocol, data: Sampler, tested: int = 0) -> float:
     examples = fit.length(data) * min(fit.batch or len(data), len(data))
     passes = protocol.repeats * (PASSES * examples + tested)
     return passes * sum(activations(net, data.task) for net in protocol.nets) / 2**30
+
+
+def together(net: Net, data: Sampler, batch: int | None) -> int:
+    """How many networks may be trained in step: as many as half of the free memory holds, and at most so many that a
+    training step is on `TOGETHER` examples.
+    """
+    rows = min(batch or len(data), len(data))
+    each = PASSES * rows * max(1, activations(net, data.task))
+    return max(1, min(TOGETHER // rows, available(data.device) // 2 // each))
 
 
 def _whole(part: Any, key: str) -> int:

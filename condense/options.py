@@ -49,6 +49,9 @@ Ratio = Annotated[float | None, option("--ratio", "R", "A share of what there is
 Of = Annotated[str, option("--of", "train|all", "Of what --ratio is a share: items to learn from, or all.")]
 Seed = Annotated[int, option("--seed", "S", "The seed of everything that is drawn.")]
 Steps = Annotated[int | None, option("--steps", "K", "Outer steps (default: as published).")]
+OtherDevice = Annotated[
+    str | None, option("--device", "D", "Go on there: cpu, cuda or cuda:0. The set is then not the same bit for bit.")
+]
 Device = Annotated[str | None, option("--device", "D", "cpu, cuda or cuda:0 (default: cuda if there is one).")]
 Settings = Annotated[
     list[str] | None,
@@ -124,7 +127,8 @@ def pairs(texts: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
     for text in texts or ():
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            raise BadValue(option, text, "is not of the form PATH=VALUE", f"For example: {option} outer.steps=100.")
+            example = "outer.steps=100" if option == "--set" else "iterations=100"
+            raise BadValue(option, text, "is not of the form PATH=VALUE", f"For example: {option} {example}.")
         found[path.strip()] = _parsed(value)
     return found
 

@@ -19,6 +19,7 @@ from . import hookspecs
 from .component import Component
 from .data import Data
 from .errors import BadValue, listed, meant, nearest
+from .program import hint
 from .recipe import Published
 from .sizes import SIZES, taken
 from .task import Form
@@ -73,7 +74,7 @@ class Registry:
         if name in members:
             return members[name]
         context = {"axis": axis.axis, "name": repr(name), "known": listed(members), "got": name}
-        remedy = f"{meant(name, members)}{self.missing()}".strip()
+        remedy = f"{meant(name, members)}{self.missing()}".strip() or f"See what there is: {hint('list')}"
         raise PydanticCustomError("component", "no {axis} named {name}; known: {known}", {**context, "remedy": remedy})
 
     def recipes(self, form: str | None = None) -> dict[str, tuple[Published, Plugin]]:

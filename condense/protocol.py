@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -11,6 +13,7 @@ from pydantic import Field
 from .axes import Learn, Metric, Net
 from .component import Component, digest
 from .data import Sampler
+from .errors import BadValue
 from .metrics import Accuracy
 from .task import Task
 
@@ -69,5 +72,19 @@ class Protocol(Component):
     def admit(self, task: Task) -> None:
         """Refuse, before anything is trained, networks that do not fit examples of this task. Raises `BadValue`."""
         with torch.device("meta"):
-            for net in self.nets:
-                net.build(task)
+            for i, net in enumerate(self.nets):
+                with below(f"protocol.nets.{i}"):
+                    net.build(task)
+
+
+@contextmanager
+def below(path: str) -> Iterator[None]:
+    """Of a network that is refused: where it stands, and what to type."""
+    try:
+        yield
+    except BadValue as error:
+        head, _, leaf = error.field.partition(".")
+        if head != "net" or not leaf:
+            raise
+        remedy = error.remedy.replace(f"Use {leaf}=", f"Use --set {path}.{leaf}=", 1)
+        raise BadValue(f"{path}.{leaf}", error.value, error.problem, remedy) from None

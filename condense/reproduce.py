@@ -172,7 +172,8 @@ def _tell(speaker: Speaker, shelf: Shelf, found: Sequence[Target]) -> None:
     keys = {target.key for target in found}
     named = [row.model_dump(mode="json") for row in finished if row.target.key in keys]
     timed = [estimate.model_dump(mode="json") for key, estimate in estimates.items() if key in keys]
-    speaker.result({"page": str(shelf.page), "rows": named, "estimates": timed})
+    asked = [target.model_dump(mode="json") for target in found]
+    speaker.result({"page": str(shelf.page), "targets": asked, "rows": named, "estimates": timed})
 
 
 def _stands(line: Line) -> str:

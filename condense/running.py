@@ -21,7 +21,7 @@ from .axes import Learner, Transform, Warp
 from .checkpoint import PRIVATE, Checkpoints
 from .component import Component
 from .data import Source, Splits, TensorSampler
-from .errors import BadData, CondenseError, Diverged
+from .errors import BadData, CondenseError, Damaged, Diverged
 from .program import hint
 from .recipe import Plan, Recipe
 from .rng import Rng
@@ -169,6 +169,9 @@ class Run:
         if tree.get("data", self.fingerprint) != self.fingerprint:
             problem, remedy = "is not the data that the run began with", "Restore that, or start a new run with --out."
             raise BadData("data", self.plan.data.label, problem, remedy)
+        if lacking := [key for key in ("notes", *state) if key not in tree]:
+            remedy = "Start a new run with --out, or go on with the version of condense that wrote it."
+            raise Damaged(f"checkpoint {index}", sorted(tree), f"lacks {', '.join(lacking)}", remedy)
         self.notes.update(tree["notes"])
         self.earlier = float(self.notes.get("seconds", 0.0))
         for key, part in state.items():

@@ -36,13 +36,23 @@ NAMELESS = ("recipe", "outer", "group")  # axes with one member
 KINDS = ("full", "random", "condensed")  # of rows, in the order of tables
 
 
+class Patient(Console):
+    """A console whose reader may leave: what is going on goes on, unheard (`condense run dm 2>&1 | head`)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class Speaker:
     """Where words go: results to stdout, progress and errors to stderr. With `--json`, one object is all of stdout."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.progress = Console(stderr=True, width=_width(sys.stderr))
-        self.console = Console(quiet=as_json, width=_width(sys.stdout))
+        self.progress = Patient(stderr=True, width=_width(sys.stderr))
+        self.console = Patient(quiet=as_json, width=_width(sys.stdout))
 
     def say(self, text: str, style: str = "") -> None:
         """A line, never wrapped, so that a path in it can be copied."""

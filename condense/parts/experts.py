@@ -21,7 +21,7 @@ from condense.checkpoint import Lock
 from condense.component import Component, digest
 from condense.errors import BadData, BadValue, Damaged, Diverged, shown
 from condense.fit import Crowd, Fit, Loop, schedule
-from condense.memory import PASSES, activations, available
+from condense.memory import together
 from condense.program import hint
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
@@ -33,7 +33,6 @@ from condense.task import Task
 from .flat import Flat, FlatTraining
 
 INDEX, FORMAT = "index.json", 1
-TOGETHER = 8192  # examples in one training step of experts that are trained together
 TRAIN = "experts train"
 
 
@@ -183,9 +182,7 @@ class Trajectories(Asset):
         if run.device.type == "cuda" and len(members) > 1 and self.flat is None:
             module = self.net.make(run.task, Rng(self.seed).fold("expert", 0), run.device)
             if Crowd.fits(self.fit, module, data):
-                batch = min(self.fit.batch or len(data), len(data))
-                each = PASSES * batch * max(1, activations(self.net, run.task))
-                size = max(1, min(TOGETHER // batch, available(run.device) // 2 // each))
+                size = together(self.net, data, self.fit.batch)
         return [members[i : i + size] for i in range(0, len(members), size)]
 
     def _train(self, run: Run, folder: Path, members: range) -> list[Expert]:

@@ -14,14 +14,19 @@ from condense.errors import BadValue
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.running import Run
-from condense.task import Batch
+from condense.task import Batch, Task
 
 
 class Noise(Init):
-    """Standard normal examples in the network's input scale. Reads nothing."""
+    """Standard normal examples in the network's input scale. Reads nothing; refused where nothing is learned."""
 
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
+
+    def check(self, recipe: Recipe, task: Task) -> None:
+        if recipe.objective is None:
+            problem = "would be all that the set is made of: this method learns nothing"
+            raise BadValue("init", self.name, problem, "Leave out --set init=noise.")
 
     def __call__(self, run: Run, groups: Tensor) -> Batch:
         form = run.task.form
@@ -44,7 +49,7 @@ class RealExamples(Init):
         for name, available, asked in zip(source.task.classes, have, want, strict=True):
             if asked > available:
                 problem = f"{self.name} needs {asked} real examples of class {name!r}, which has {available}"
-                remedy = f"Ask for at most {min(have)} per class, or start from noise: --set init=noise."
+                remedy = f"Ask for at most {min(have)} per class; a method that learns may start from --set init=noise."
                 raise BadValue("per_class", asked, problem, remedy)
 
     def __call__(self, run: Run, groups: Tensor) -> Batch:

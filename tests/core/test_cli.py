@@ -32,14 +32,16 @@ SPELLING = {
     "run": "--data --per-class --total --ratio --of --seed --steps --device --set --plain --with --net --protocol"
     " --nets --repeats --out --minutes"
     " --checkpoint-every --full --no-full --no-eval --publish-report --data-root --tensorboard --json",
-    "resume": "--minutes --checkpoint-every --full --no-full --no-eval --publish-report --data-root --tensorboard"
-    " --json",
+    "resume": "--device --minutes --checkpoint-every --full --no-full --no-eval --publish-report --data-root"
+    " --tensorboard --json",
     "eval": "--data --nets --repeats --protocol --set --seed --random --full --publish-report --normalised --device"
     " --data-root --json",
     "list": "--form --json",
     "show": "--data --per-class --total --ratio --of --set --plain --with --json",
     "plugins": "--json",
     "export": "--to --json",
+    "reproduce": "--list --method --data --per-class --total --terms --seed --seeds --steps --repeats"
+    " --protocol --plain --device --minutes --estimate --timed-on --note --runs --rows --data-root --json",
     "experts": "--data --per-class --total --ratio --of --count --device --set --plain --with --net --out --minutes"
     " --data-root --json",
 }
@@ -79,10 +81,9 @@ def refused(*arguments, code):
 
 def test_spelling_is_as_it_was_fixed():
     group = typer.main.get_command(app)
-    commands = {name: command for name, command in group.commands.items() if name != "reproduce"}
     found = {
         name: {o for p in command.params if p.param_type_name == "option" for o in (*p.opts, *p.secondary_opts)}
-        for name, command in commands.items()
+        for name, command in group.commands.items()
     }
     assert found == {name: set(options.split()) for name, options in SPELLING.items()}
     assert {o for p in group.params for o in p.opts} == {"--version", "--debug"}
@@ -102,7 +103,7 @@ def test_defaults_are_as_they_were_fixed():
 
 def test_help_and_version_load_neither_torch_nor_plugins():
     code = "import sys, condense.cli as c; c.app(['{}'], standalone_mode=False); print('torch' in sys.modules)"
-    for asked, text in (("--help", "reproduce" if "reproduce" in SPELLING else "export"), ("--version", "condense ")):
+    for asked, text in (("--help", "reproduce"), ("--version", "condense ")):
         done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True, check=False)
         assert text in done.stdout
         assert "True" not in done.stdout
@@ -175,6 +176,31 @@ def test_paused_run_is_resumed_to_the_same_bits(place):
     assert a == b, "neither the pause nor the judging changed a bit"
 
 
+def test_a_run_of_a_device_that_is_not_here_goes_on_where_it_is_told_to(place):
+    paused = call(*RUN, "--out", "elsewhere", "--minutes", "0.00001", "--no-eval")
+    assert paused.exit_code == 75
+    stored = place.folder / "elsewhere" / ".run" / "plan.json"
+    settled = json.loads(stored.read_text())
+    settled["execution"]["device"] = "cuda:63"
+    stored.write_text(json.dumps(settled))
+    assert refused("resume", "elsewhere", "--no-eval", code=2)["field"] == "device"
+    assert refused("resume", "elsewhere", "--device", "cuda:62", code=2)["value"] == "cuda:62"
+    moved = call("resume", "elsewhere", "--device", "cpu", "--no-eval")
+    assert moved.exit_code == 0, moved.output
+    assert "goes on from step 1 of 3" in moved.stderr
+    assert load("elsewhere").plan.execution.device == "cpu"
+    assert call("resume", "elsewhere", "--device", "cpu", "--no-eval").exit_code == 0, "a finished one is just opened"
+
+
+def test_a_reader_who_leaves_ends_no_run(place):
+    """As in `condense run dm 2>&1 | head -1`: what is going on goes on."""
+    arguments = [sys.executable, "-m", "condense.cli", *RUN, "--out", "unheard", "--no-eval"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.close()
+    assert process.wait(timeout=240) == 0
+    assert len(load("unheard").dataset()) == 100
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(place):
     arguments = [sys.executable, "-m", "condense.cli", *RUN, "--steps", "100000", "--out", "broken", "--no-eval"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -221,6 +247,25 @@ def test_eval_under_another_protocol_is_refused(place):
     assert refused("eval", "made", "--repeats", "1", "--set", "protocol.epochs=3", code=2)["field"] == "protocol", (
         "the same protocol with other rules is another"
     )
+
+
+def test_a_network_that_is_too_deep_to_judge_says_what_to_type(place):
+    error = refused("eval", "made", "--nets", "conv-net,resnet18", code=2)
+    assert error["field"] == "protocol.nets.1.norm"
+    assert "Use --set protocol.nets.1.norm=batch" in error["remedy"]
+    told = call("eval", "made", "--nets", "conv-net,resnet18", "--repeats", "1", "--set", "protocol.nets.1.norm=batch")
+    assert told.exit_code == 0, told.output
+    assert "resnet18" in told.stdout
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_gives_a_set_that_beats_random_images(tmp_path):
+    told = call("run", "dm", "--out", tmp_path / "run", "--json")
+    assert told.exit_code == 0, told.output
+    found = {row["kind"]: row for row in json.loads(told.stdout)["rows"]}
+    assert {kind: row["n"] for kind, row in found.items()} == {"condensed": 5, "random": 5, "full": 5}
+    means = {kind: sum(row["accuracies"]) / 5 for kind, row in found.items()}
+    assert means["full"] > means["condensed"] > means["random"] + 0.01
 
 
 def test_eval_by_the_artifacts_own_protocol_by_name_is_by_its_own_rules(place):
@@ -412,6 +457,12 @@ def test_usage_errors_keep_their_code(arguments):
     told = call(*arguments)
     assert told.exit_code == 2
     assert "Usage: condense" in told.stderr
+    assert told.stdout == ""
+    machine = call(*arguments, "--json")
+    assert (machine.exit_code, machine.stderr) == (2, told.stderr)
+    error = json.loads(machine.stdout)["error"]
+    assert (error["type"], error["exit_code"]) == ("BadValue", 2)
+    assert "--help" in error["remedy"]
 
 
 def test_unexpected_failures_are_one_sentence_unless_debugging(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 import condense
 from condense import artifact, checkpoint, store
+from condense.errors import Damaged
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -42,6 +44,33 @@ def test_a_checkpoint_of_each_format_opens(number):
     assert saved["index"] == 3
     assert saved["tree"]["set"]["packed.x"].shape == (10, 1, 8, 8)
     assert saved["tree"]["set"]["packed.x"].dtype == torch.float32
+
+
+@pytest.fixture(params=sorted(store.READERS))
+def begun(request, tmp_path):
+    """A folder in which a run of that time stopped after its last step, before its artifact was written."""
+    private = tmp_path / "run" / ".run"
+    private.mkdir(parents=True, mode=0o700)
+    shutil.copy(FIXTURES / "artifact-1" / "plan.json", private)
+    shutil.copy(FIXTURES / f"checkpoint-{request.param}.safetensors", private / "checkpoint-000003.safetensors")
+    return private.parent
+
+
+def test_a_run_with_a_checkpoint_of_each_format_goes_on(begun):
+    made = condense.resume(begun)
+    stored = condense.load(FIXTURES / "artifact-1")
+    for (image, label), (own, its) in zip(made.dataset(), stored.dataset(), strict=True):
+        assert torch.equal(image, own)
+        assert label == its
+
+
+def test_a_checkpoint_that_lacks_a_part_is_refused_by_its_name(begun):
+    (path,) = (begun / ".run").glob("checkpoint-*")
+    saved = store.load(path, checkpoint.KIND)
+    del saved["tree"]["updates"]
+    store.save(path, saved, checkpoint.KIND)
+    with pytest.raises(Damaged, match=r"lacks updates.*--out"):
+        condense.resume(begun)
 
 
 def test_formats_are_counted_without_a_hole():

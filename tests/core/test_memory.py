@@ -41,6 +41,17 @@ def test_what_does_not_fit_is_refused_with_numbers_and_a_remedy(monkeypatch):
         memory.check_memory(recipe(), toy_splits().train, torch.device("cpu"))
 
 
+def test_networks_are_trained_in_step_as_memory_and_the_size_of_a_step_allow(monkeypatch):
+    source = toy_splits().train
+    assert memory.together(ToyNet(), source, 16) == memory.TOGETHER // 16
+    assert memory.together(ToyNet(), source, None) == memory.TOGETHER // len(source)
+    each = memory.PASSES * 16 * memory.activations(ToyNet(), source.task)
+    monkeypatch.setattr(memory, "available", lambda device: 6 * each)
+    assert memory.together(ToyNet(), source, 16) == 3
+    monkeypatch.setattr(memory, "available", lambda device: each)
+    assert memory.together(ToyNet(), source, 16) == 1
+
+
 def test_an_absurd_budget_is_refused_before_anything_of_its_size_is_made():
     source: TensorSource = toy_splits().train
     with pytest.raises(NoRoom):

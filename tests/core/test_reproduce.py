@@ -422,3 +422,40 @@ def test_every_stored_row_is_named_as_its_file_and_judged_on_the_test_split():
         assert row.name == path.stem
         assert (row.condensed.split, row.condensed.n) == ("test", len(row.condensed.accuracies))
         assert row.random is None or row.random.rules == row.condensed.rules
+
+
+def committed(name):
+    return Finished.model_validate_json((ROOT / "docs" / "reproduced" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("dc-fashion-mnist-1-0", 10),
+        ("dsa-fashion-mnist-1-0", 10),
+        ("dm-fashion-mnist-1-0-500", 10),
+        ("dm-fashion-mnist-10-0-500", 4),
+    ],
+)
+def test_the_first_methods_beat_random_images_by_what_was_promised(name, points):
+    row = committed(name)
+    ours, random = (100 * sum(found.accuracies) / found.n for found in (row.condensed, row.random))
+    assert ours - random >= points
+    assert min(row.condensed.n, row.random.n) >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("mtt-fashion-mnist-1-0", "dc-fashion-mnist-1-width-32-0-as-mtt"),
+        (
+            "rfad-fashion-mnist-1-objective.n-512-pool.net.n-2-width-64-0-2000",
+            "dc-fashion-mnist-1-width-64-0-as-rfad",
+        ),
+    ],
+)
+def test_sets_of_the_performance_matching_family_are_above_gradient_matching_by_the_very_same_judge(name, other):
+    ours, dc = committed(name).condensed, committed(other).condensed
+    assert ours.rules == dc.rules
+    assert ours.n == dc.n
+    assert sum(ours.accuracies) > sum(dc.accuracies)

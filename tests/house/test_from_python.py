@@ -34,5 +34,13 @@ def test_own_data_and_an_own_network_are_condensed_and_judged(examples, tmp_path
     assert accuracies(condense.load(tmp_path / "run")) == accuracies(judged)
 
 
+def test_examples_are_standardised_by_what_is_learned_from_and_by_nothing_of_the_test_part(examples, tmp_path):
+    x, y = examples
+    dark = (x * 0.1, y)
+    made = condense.run("random", data=((x, y), dark), per_class=1, out=tmp_path / "run", device="cpu")
+    assert made.preprocessing["mean"] == pytest.approx([float(x.mean())], abs=2e-3)
+    assert made.preprocessing["std"] == pytest.approx([float(x.std())], abs=2e-3)
+
+
 def accuracies(artifact) -> list[list[float]]:
     return [row["accuracies"] for row in artifact.report["rows"]]

@@ -155,8 +155,8 @@ SETTINGS = {
         "squared-error",
     ),
     "no group of parameters": (run("--set", "outer.groups=[]"), BadValue, "outer.groups", "[]", "images"),
-    "network too deep": (run("--set", "pool.net.depth=5"), BadValue, "net.depth", "5", "Use depth = 3"),
-    "judge's network too deep": (run("--set", "protocol.nets.0.depth=5"), BadValue, "net.depth", "5", "Use depth = 3"),
+    "network too deep": (run("--set", "pool.net.depth=5"), BadValue, "net.depth", "5", "Use depth=3"),
+    "judge's network too deep": (run("--set", "protocol.nets.0.depth=5"), BadValue, "net.depth", "5", "Use depth=3"),
     "bfloat16 without compiling": (
         run("--set", "execution.precision=bfloat16", "--set", "execution.compile=false"),
         BadValue,
@@ -327,7 +327,7 @@ HELD = {  # about `out`, which holds a finished run
         BadValue,
         "net.depth",
         "5",
-        "Use depth = 3",
+        "Use depth=3",
     ),
     "judged by an unknown metric": (
         lambda: ("eval", "out", "--set", 'metrics=["luck"]'),
@@ -596,7 +596,7 @@ PYTHON = {
     "train and test of other classes": (
         live(((X, Y), (X, Y + 1))),
         BadData,
-        "",
+        "data",
         "",
         "",
     ),
@@ -741,6 +741,10 @@ def test_tensorboard_that_is_not_installed(place, monkeypatch, tally):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     case = (BadValue, "observer", "tensorboard", "pip install 'condense-kit[tensorboard]'")
     refused(run("--tensorboard"), case, tally, "tensorboard")
+
+
+def test_there_are_as_many_causes_as_was_promised():
+    assert len(list(all_cases())) + len(PYTHON) >= 40
 
 
 def test_bad_input_from_a_shell(place, tally):

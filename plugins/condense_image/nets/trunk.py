@@ -139,7 +139,7 @@ def refusal(net: Trunked, shape: Shape, problem: str) -> BadValue:
     sizes = f"images of at least {larger} x {larger} pixels" if larger else "another net"
     for field, other in net.instead(shape):
         if not tried(other, shape)[1]:
-            fitting = f"Use {field} = {getattr(other, field)!r}, or {sizes}."
+            fitting = f"Use {field}={getattr(other, field)}, or {sizes}."
             return BadValue(f"net.{field}", getattr(net, field), problem, fitting)
     return BadValue("task.shape", shape, problem, f"Use {sizes}, or the net `mlp`.")
 
