@@ -74,7 +74,9 @@ class Registry:
         if name in members:
             return members[name]
         context = {"axis": axis.axis, "name": repr(name), "known": listed(members), "got": name}
-        remedy = f"{meant(name, members)}{self.missing()}".strip() or f"See what there is: {hint('list')}"
+        remedy = f"{meant(name, members)}{self.missing()}".strip()
+        if not remedy and axis.axis in ("data", "net", "protocol"):
+            remedy = f"See what there is: {hint('list')}."
         raise PydanticCustomError("component", "no {axis} named {name}; known: {known}", {**context, "remedy": remedy})
 
     def recipes(self, form: str | None = None) -> dict[str, tuple[Published, Plugin]]:

@@ -14,19 +14,14 @@ from condense.errors import BadValue
 from condense.recipe import Reads, Recipe
 from condense.rng import Rng
 from condense.running import Run
-from condense.task import Batch, Task
+from condense.task import Batch
 
 
 class Noise(Init):
-    """Standard normal examples in the network's input scale. Reads nothing; refused where nothing is learned."""
+    """Standard normal examples in the network's input scale. Reads nothing."""
 
     def reads(self, recipe: Recipe) -> Reads:
         return Reads()
-
-    def check(self, recipe: Recipe, task: Task) -> None:
-        if recipe.objective is None:
-            problem = "would be all that the set is made of: this method learns nothing"
-            raise BadValue("init", self.name, problem, "Leave out --set init=noise.")
 
     def __call__(self, run: Run, groups: Tensor) -> Batch:
         form = run.task.form

@@ -325,9 +325,9 @@ HELD = {  # about `out`, which holds a finished run
     "judged on other sizes": (
         lambda: ("eval", "out", "--set", "nets.0.depth=5"),
         BadValue,
-        "net.depth",
+        "protocol.nets.0.depth",
         "5",
-        "Use depth=3",
+        "Use --set protocol.nets.0.depth=3",
     ),
     "judged by an unknown metric": (
         lambda: ("eval", "out", "--set", 'metrics=["luck"]'),
@@ -596,9 +596,9 @@ PYTHON = {
     "train and test of other classes": (
         live(((X, Y), (X, Y + 1))),
         BadData,
-        "data",
-        "",
-        "",
+        "train",
+        "3",
+        "without gaps",
     ),
     "data that changed": (other_data, BadValue, "data", "", "the data that the plan was made with"),
     "per_class 2.5": (live(per_class=2.5), BadValue, "per_class", "2.5", "--per-class 10"),

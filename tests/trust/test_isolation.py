@@ -356,7 +356,7 @@ def test_a_network_that_fails_while_it_judges_leaves_the_artifact(house, home, t
             key: value for key, value in before.items() if ".run" not in key
         }
         assert same_bits("out", home)
-        write_npz("set.npz", x=torch.zeros(2, 1, 8, 8, dtype=torch.uint8).numpy(), y=torch.arange(2).numpy())
+        write_npz("set.npz", x=torch.zeros(10, 1, 8, 8, dtype=torch.uint8).numpy(), y=torch.arange(10).numpy())
         code, said = told("eval", "set.npz", "--data", "digits", "--nets", "weak", "--repeats", "1")
         assert (code, said["error"]["type"]) == (BrokenPlugin.exit_code, "BrokenPlugin")
         assert "evil-dist 6.6.6" in said["error"]["message"]
