@@ -17,6 +17,7 @@ from condense.errors import BadData, BadValue, Damaged, Diverged
 from condense.fit import Fit
 from condense.hookspecs import hookimpl
 from condense.parts.experts import Experts, Index, Trajectories
+from condense.parts.flat import Flat
 from condense.parts.rules import SGD
 from condense.parts.schedules import Cosine, Linear
 from condense.rng import Rng
@@ -116,12 +117,16 @@ def test_a_second_run_finds_them_whatever_its_seed_and_more_are_added_to_those_t
 
 
 def test_what_they_depend_on_is_in_their_key(run):
+    with toys():
+        other_scale = toy_run(toy_recipe(preprocess=Raw(dtype="float64")))
     others = [
         (toy_run(toy_recipe(), splits=toy_splits(seed=8)), ASSET),
         (run, ASSET.with_(net=ToyNet(width=5))),
         (run, ASSET.with_(fit=FIT.with_(epochs=4))),
         (run, ASSET.with_(seed=1)),
         (run, ASSET.with_(dtype="bfloat16")),
+        (run, ASSET.with_(flat=Flat())),
+        (other_scale, ASSET),
     ]
     keys = {run.assets.key(ASSET), *(other.assets.key(asset) for other, asset in others)}
     assert len(keys) == len(others) + 1

@@ -317,6 +317,9 @@ def test_a_budget_that_holds_no_pair_is_refused_with_what_it_takes():
     kernel, x = InfiniteConvNet(memory=1), batch(images(2, 3, 64, 64))
     with pytest.raises(BadValue, match=r"holds less than one pair of images, which takes \d+ MiB"):
         kernel(None, x, x)
+    large = toy_splits().train.task.model_copy(update={"shape": (3, 64, 64)})
+    with pytest.raises(BadValue, match=r"holds less than one pair of images.*--set objective\.kernel\.memory"):
+        kernel.check(toy_recipe(), large)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -88,6 +88,20 @@ def test_the_outer_gradient_equals_finite_differences(name):
             assert float(gradient.flatten()[at]) == pytest.approx(found, rel=1e-5)
 
 
+def test_the_gradient_in_the_learned_temperature_equals_finite_differences():
+    objective, (x, y), net = objective_of("rfad"), the_set(), Ensemble(net=ToyNet(dtype="float64"), n=2)
+
+    def at(temperature):
+        step = a_step(objective, net, x, y, temperature)
+        (parameter,) = [p for module in step.run.states.values() for p in module.parameters()]
+        return torch.stack([loss for term in objective(step) for loss in term.losses.values()]).sum(), parameter
+
+    (gradient,) = torch.autograd.grad(*at(0.3))
+    values = [float(at(0.3 + h)[0].detach()) for h in (1e-5, -1e-5)]
+    assert abs(float(gradient)) > 1e-3
+    assert float(gradient) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+
+
 # -- RCIG -------------------------------------------------------------------------------------------------------------
 
 NET = ToyNet(dtype="float64", width=2)
