@@ -37,7 +37,7 @@ def a_step(objective, net, x, y, temperature=0.3):
     run.states = {part.digest(): made for part in recipe.walk() if (made := part.state(run)) is not None}
     for module in run.states.values():
         for parameter in module.parameters():
-            parameter.data = torch.full_like(parameter, temperature).double()
+            parameter.data = torch.full_like(parameter, temperature, dtype=torch.float64)
     return Step(run, 0, Learner(net.make(run.task, Rng(1)).eval()), TensorSampler(run.task, x, y))
 
 
