@@ -448,6 +448,7 @@ def test_the_first_methods_beat_random_images_by_what_was_promised(name, points)
     ("name", "other"),
     [
         ("mtt-fashion-mnist-1-0", "dc-fashion-mnist-1-width-32-0-as-mtt"),
+        ("frepo-fashion-mnist-1-start-0.003-to-0.0003-0-2000", "dc-fashion-mnist-1-0-as-frepo"),
         (
             "rfad-fashion-mnist-1-objective.n-512-pool.net.n-2-width-64-0-2000",
             "dc-fashion-mnist-1-width-64-0-as-rfad",
