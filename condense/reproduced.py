@@ -33,7 +33,8 @@ herded real examples where these were judged by the same rules, and *not disting
 A *plain* row is made with the method's defaults for any data, without the settings that were published for this set.
 On `private:` data, which are public ones treated as if they were not, no random examples are judged: the judge of a
 private run does not look at them. A row with fewer steps than were published shows what the code does in so many
-steps, and is no reproduction of the figure beside it. Minutes are wall time, of all sets, whatever else the machine
+steps, and is no reproduction of the figure beside it. On `digits` settings are our own, and no paper has a figure.
+Where a closed form judges (`krr`), a set has one accuracy, and a deviation is between sets. Minutes are wall time, of all sets, whatever else the machine
 did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
 the machine named there (a GPU: in wall time); judging comes on top. Where experts have to be trained before the first
