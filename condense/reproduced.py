@@ -34,8 +34,8 @@ A *plain* row is made with the method's defaults for any data, without the setti
 On `private:` data, which are public ones treated as if they were not, no random examples are judged: the judge of a
 private run does not look at them. A row with fewer steps than were published shows what the code does in so many
 steps, and is no reproduction of the figure beside it. On `digits` settings are our own, and no paper has a figure.
-Where a closed form judges (`krr`), a set has one accuracy, and a deviation is between sets. Minutes are wall time, of all sets, whatever else the machine
-did."""
+Where a closed form judges (`krr`), a set has one accuracy, and a deviation is between sets. Minutes are wall
+time, of all sets, whatever else the machine did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
 the machine named there (a GPU: in wall time); judging comes on top. Where experts have to be trained before the first
 step, steps of their training are timed, and hours are theirs alone. A row may be left out where it takes more than
