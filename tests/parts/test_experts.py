@@ -133,18 +133,22 @@ def test_what_they_depend_on_is_in_their_key(run):
     assert toy_run(toy_recipe(), seed=3).assets.key(ASSET.with_(count=9)) == run.assets.key(ASSET)
 
 
+class Stop:
+    """Interrupts after so many epochs are on disk."""
+
+    def __init__(self, epochs):
+        self.left = epochs
+
+    @hookimpl
+    def condense_made(self, run, text):
+        self.left -= 1
+        if not self.left:
+            run.interrupted.set()
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
 def test_an_interrupted_training_goes_on_after_the_last_epoch_on_disk(epochs):
-    class Stop:
-        left = epochs
-
-        @hookimpl
-        def condense_made(self, run, text):
-            self.left -= 1
-            if not self.left:
-                run.interrupted.set()
-
-    run = toy_run(toy_recipe(), observers=[Stop()])
+    run = toy_run(toy_recipe(), observers=[Stop(epochs)])
     with pytest.raises(Paused, match=r"^run: was interrupted and has saved its state \(got 'expert \d of 2, epoch"):
         run.assets.get(ASSET)
     assert not folder_of(run).exists()
@@ -154,6 +158,23 @@ def test_an_interrupted_training_goes_on_after_the_last_epoch_on_disk(epochs):
     for member, found in enumerate(every(again, readers)):
         assert all(same(a, b) for a, b in zip(found, by_hand(again, member), strict=True))
     assert [path for path in folder_of(again).iterdir() if "training" in path.name or path.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize("kind", ["flat", "in step"])
+def test_so_does_an_interrupted_training_of_flat_ones_and_of_several_in_step(kind, monkeypatch, tmp_path):
+    asset = ASSET.with_(flat=Flat()) if kind == "flat" else ASSET
+    if kind == "in step":
+        monkeypatch.setattr(Trajectories, "_groups", lambda self, run, members: [members])
+    whole = toy_run(toy_recipe())
+    wanted = every(whole, whole.assets.get(asset))
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "again"))
+    with pytest.raises(Paused):
+        toy_run(toy_recipe(), observers=[Stop(2)]).assets.get(asset)
+    again, texts = told()
+    found = every(again, again.assets.get(asset))
+    assert len(texts) == (4 if kind == "flat" else 1)
+    for a, b in zip(wanted, found, strict=True):
+        assert all(same(one, two) for one, two in zip(a, b, strict=True))
 
 
 def test_what_is_half_written_is_never_read(run, monkeypatch):
@@ -402,13 +423,8 @@ def test_a_run_on_a_folder_of_experts_says_which_and_goes_on_with_no_others(run,
 def test_a_training_that_was_broken_off_is_gone_on_with_by_its_like_only(tmp_path):
     """In a folder that was given, where no key tells one training from another."""
 
-    class Stop:
-        @hookimpl
-        def condense_made(self, run, text):
-            run.interrupted.set()
-
     with pytest.raises(Paused):
-        ASSET.make(toy_run(toy_recipe(), observers=[Stop()]), tmp_path)
+        ASSET.make(toy_run(toy_recipe(), observers=[Stop(1)]), tmp_path)
     for other, what in ((ASSET.with_(fit=FIT.with_(lr=0.3)), "fit"), (ASSET.with_(seed=1), "seed")):
         with pytest.raises(BadValue, match=f"were trained with another {what}"):
             other.make(toy_run(toy_recipe()), tmp_path)
