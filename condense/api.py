@@ -21,10 +21,10 @@ from .given import as_data
 from .isolation import blaming, check_net, tolerant
 from .machine import fresh_peak, machine, peak_memory
 from .memory import check_memory, cost
-from .planning import as_net, default_device, judged_on, plan, with_net
+from .planning import as_net, default_device, judged_on, on_device, plan, with_net
 from .plugins import run_manager, software
 from .program import hint
-from .recipe import Execution, Plan, Recipe, check_recipe
+from .recipe import Plan, Recipe, check_recipe
 from .running import Limits, Run
 from .sizes import Size, whole
 
@@ -68,14 +68,14 @@ def resume(
     missing or is not what the run began with; otherwise as `run`.
     """
     folder, limits = Path(path), asked_limits(minutes, checkpoint_every)
-    settled = stored_plan(folder) if device is None else moved(folder, device)
+    settled = stored_plan(folder)
     if data is not None:
         settled = settled.model_copy(update={"data": as_data(data)})
     if net is not None and settled.protocol is not None:
         network = as_net(net)
         changes = {"recipe": with_net(settled.recipe, network), "protocol": judged_on(settled.protocol, network)}
         settled = settled.model_copy(update=changes)
-    return carry_out(settled, folder, observers=observers, limits=limits)
+    return carry_out(settled, folder, observers=observers, limits=limits, device=device)
 
 
 def asked_limits(minutes: float | None, checkpoint_every: int | None) -> Limits:
@@ -101,26 +101,26 @@ def stored_plan(folder: Path) -> Plan:
     return read_plan(files.read_json(path), path)
 
 
-def moved(folder: Path, device: str) -> Plan:
-    """The plan of the run in `folder`, which from now on is computed on `device`; a finished one stays as it is.
+def carry_out(
+    settled: Plan,
+    folder: Path,
+    *,
+    observers: Iterable[Any] = (),
+    limits: Limits | None = None,
+    device: str | None = None,
+) -> Artifact:
+    """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact.
 
-    How its passes are computed is settled anew. Raises `BadValue` where there is no run, or no such device.
+    device: where a run that is begun there goes on, if elsewhere; how its passes are computed is settled anew.
     """
-    settled = stored_plan(folder)
-    if (folder / "manifest.json").is_file() or settled.execution.device == default_device(device):
-        return settled
-    settled = settled.model_copy(update={"execution": Execution(device=default_device(device))})
-    with Lock(private_folder(folder)):
-        settled = open_run(settled, folder, (), Limits()).plan
-        files.write_json(folder / PRIVATE / "plan.json", settled.model_dump(mode="json"))
-    return settled
-
-
-def carry_out(settled: Plan, folder: Path, *, observers: Iterable[Any] = (), limits: Limits | None = None) -> Artifact:
-    """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact."""
     with blaming(folder):
-        started = open_run(settled, folder, observers, limits or Limits())
+        moves = device not in (None, settled.execution.device) and not (folder / "manifest.json").is_file()
+        started = open_run(on_device(settled, device) if moves else settled, folder, observers, limits or Limits())
         settled = started.plan
+        if moves:
+            with Lock(private_folder(folder)):
+                stored = stored_plan(folder).model_copy(update={"execution": settled.execution})
+                files.write_json(folder / PRIVATE / "plan.json", stored.model_dump(mode="json"))
         held = holds(folder, settled)
         if held == "finished":
             started.splits.train.finish(folder / PRIVATE)

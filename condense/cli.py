@@ -213,14 +213,13 @@ def resume(
     as_json: o.AsJson = False,
 ) -> None:
     """Go on with a run that was paused, interrupted or killed, from its last checkpoint."""
-    from .api import asked_limits, moved, stored_plan
+    from .api import asked_limits, stored_plan
 
     with _reading_from(data_root):
         limits = asked_limits(minutes, checkpoint_every)
-        settled = stored_plan(folder) if device is None else moved(folder, device)
-        _carry_out(
-            Speaker(as_json), settled, folder, limits, full=full, no_eval=no_eval, publish=publish, board=tensorboard
-        )
+        settled = stored_plan(folder)
+        how: dict[str, Any] = {"full": full, "no_eval": no_eval, "publish": publish, "board": tensorboard}
+        _carry_out(Speaker(as_json), settled, folder, limits, **how, device=device)
 
 
 def _reading_from(folder: Path | None) -> Any:
@@ -239,6 +238,7 @@ def _carry_out(
     no_eval: bool,
     publish: bool,
     board: bool,
+    device: str | None = None,
 ) -> None:
     """Make the set and judge it; say what is done, what was found, and where it lies."""
     from . import api, observers
@@ -251,7 +251,7 @@ def _carry_out(
         watching.append(stack.enter_context(observers.JsonLines()))
         if board:
             watching.append(stack.enter_context(observers.TensorBoard()))
-        artifact = api.carry_out(settled, folder, observers=watching, limits=limits)
+        artifact = api.carry_out(settled, folder, observers=watching, limits=limits, device=device)
     if not announcer.started:
         speaker.say(f"{folder} holds this run, finished: nothing is made again")
     again = f"Go on with: {hint('resume', folder)}"

@@ -21,7 +21,7 @@ from .foreign import open_foreign
 from .isolation import blaming
 from .memory import judging_cost
 from .places import cache_folder
-from .planning import default_device
+from .planning import on_device
 from .program import hint
 from .recipe import Execution, Plan
 from .report import Report
@@ -146,14 +146,6 @@ def judged_by(settled: Plan) -> Protocol:
 
 def about(tell: Tell | None, what: str) -> Callable[[Progress], None] | None:
     return None if tell is None else lambda progress: tell(progress, what)
-
-
-def on_device(settled: Plan, device: str | None) -> Plan:
-    """The plan, computed on `device`; None: where it says, or on the CPU if this machine has no such device."""
-    there = settled.execution.device
-    if device is None and (torch.device(there).type != "cuda" or torch.cuda.is_available()):
-        return settled
-    return settled.model_copy(update={"execution": Execution(device=default_device(device))})
 
 
 def judge_foreign(path: str | Path, settled: Plan, *, normalised: bool = False, tell: Tell | None = None) -> Report:

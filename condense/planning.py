@@ -225,3 +225,11 @@ def default_device(asked: str | None) -> str:
     if device.type == "meta":
         raise BadValue("device", asked, "computes nothing", "Use cpu, cuda or cuda:0.")
     return asked
+
+
+def on_device(settled: Plan, device: str | None) -> Plan:
+    """The plan, computed on `device`; None: where it says, or on the CPU if this machine has no such device."""
+    there = settled.execution.device
+    if device is None and (torch.device(there).type != "cuda" or torch.cuda.is_available()):
+        return settled
+    return settled.model_copy(update={"execution": Execution(device=default_device(device))})

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import condense
+from condense.errors import BadValue
+from condense.running import Paused
 
 
 @pytest.fixture
@@ -32,6 +34,17 @@ def test_own_data_and_an_own_network_are_condensed_and_judged(examples, tmp_path
     again = condense.judge(condense.run("dm", settings=settings, **asked), full=False)
     assert accuracies(again) == accuracies(judged), "the same call again finds what is done, and can be judged"
     assert accuracies(condense.load(tmp_path / "run")) == accuracies(judged)
+
+
+def test_a_run_on_own_data_goes_on_on_another_device(examples, tmp_path):
+    asked = {"data": examples, "net": "mlp", "per_class": 4, "steps": 3, "device": "cpu", "out": tmp_path / "run"}
+    with pytest.raises(Paused):
+        condense.run("dm", minutes=1e-5, **asked)
+    stored = tmp_path / "run" / ".run" / "plan.json"
+    stored.write_text(stored.read_text().replace('"device": "cpu"', '"device": "cuda:63"'))
+    with pytest.raises(BadValue, match="cuda:63"):
+        condense.resume(tmp_path / "run", data=examples)
+    assert len(condense.resume(tmp_path / "run", data=examples, device="cpu").dataset()) == 12
 
 
 def test_examples_are_standardised_by_what_is_learned_from_and_by_nothing_of_the_test_part(examples, tmp_path):
