@@ -69,7 +69,7 @@ def _judged(
     settled = on_device(artifact.plan, device)
     rules = protocol or judged_by(settled)
     opened = open_run(settled, None, observers, Limits())
-    passes = _passes(Execution(device=settled.execution.device), rules, artifact.sampler(), opened.splits)
+    passes = judging_passes(Execution(device=settled.execution.device), rules, artifact.sampler(), opened.splits)
     confidential = settled.data.confidential
     if confidential:
         random, full = False, False  # both would show networks what the set was to keep
@@ -105,7 +105,7 @@ def with_private_report(artifact: Artifact) -> Artifact:
     return replace(artifact, report=files.read_json(path)) if path.is_file() else artifact
 
 
-def _passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
+def judging_passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
     """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not.
 
     Networks that do not fit are refused.
@@ -165,7 +165,7 @@ def _judged_foreign(path: Path, settled: Plan, normalised: bool, tell: Tell | No
     data = open_foreign(path, splits.task, transform, normalised=normalised, device=device)
     candidate = Candidate(data, transform, path.name)
     rules = judged_by(settled)
-    with execution.using(_passes(settled.execution, rules, candidate.data, splits)):
+    with execution.using(judging_passes(settled.execution, rules, candidate.data, splits)):
         return evaluate(
             candidate,
             splits,

@@ -38,8 +38,8 @@ Where a closed form judges (`krr`), a set has one accuracy, and a deviation is b
 time, of all sets, whatever else the machine did."""
 NOT_RUN = f"""In the order in which they are run. Steps are timed after compiling, in processor time on one thread of
 the machine named there (a GPU: in wall time); judging comes on top. Where experts have to be trained before the first
-step, steps of their training are timed, and hours are theirs alone. A row may be left out where it takes more than
-{HOURS:g} CPU-hours; a GPU is for these."""
+step, steps of their training are timed, and hours are theirs alone; of a baseline, which takes no steps, those of
+networks that judge it. A row may be left out where it takes more than {HOURS:g} CPU-hours; a GPU is for these."""
 
 
 class Target(BaseModel):
@@ -127,6 +127,7 @@ class Estimate(BaseModel):
     steps: as published. data: on which set they were timed, where the row's own is not at hand. note: why none is run.
     assets: of a row whose experts have to be trained before its first step: how many steps their training takes, of
     which `timed` were timed, of `seconds` each; outer steps come on top.
+    judging: likewise of a row without outer steps: how many training steps the networks take that judge it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -138,6 +139,7 @@ class Estimate(BaseModel):
     wall: float
     timed: int = Field(ge=1)
     assets: int | None = Field(default=None, ge=1)
+    judging: int | None = Field(default=None, ge=1)
     data: str
     passes: str
     machine: dict[str, Any]
@@ -149,7 +151,7 @@ class Estimate(BaseModel):
 
     @property
     def hours(self) -> float:
-        return (self.assets or self.steps) * self.seconds / 3600
+        return (self.assets or self.judging or self.steps) * self.seconds / 3600
 
 
 def run_name(
@@ -370,7 +372,11 @@ def _missing(target: Target, estimate: Estimate | None) -> Sequence[str]:
     else_on = "" if estimate.data == target.data else f"; timed on {estimate.data}"
     above = f"above {HOURS:g} CPU-hours" if estimate.hours > HOURS else ""
     why = "; ".join(filter(None, (above, estimate.note))) or "not run yet"
-    of = "steps" if estimate.assets is None else f"of {estimate.assets:,} steps of its assets alone"
+    of = "steps"
+    if estimate.assets:
+        of = f"of {estimate.assets:,} steps of its assets alone"
+    elif estimate.judging:
+        of = f"of {estimate.judging:,} steps of its judging"
     how = f"{estimate.timed} {of}, {estimate.passes}, {estimate.machine['device']}{else_on}"
     return (*first, f"{estimate.steps:,}", f"{estimate.seconds:.2f} ({how})", f"{estimate.hours:.1f}", why)
 

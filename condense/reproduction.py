@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,24 @@ import torch
 from . import api, execution, files
 from .artifact import Artifact, load, write_artifact
 from .axes import Asset
+from .baselines import random_images
 from .checkpoint import private_folder
 from .component import checked
 from .data import Data
 from .engine import condense
 from .errors import BadValue
-from .evaluate import Progress
+from .evaluate import Progress, network_key
 from .given import as_data
 from .hookspecs import hookimpl
-from .judging import Tell, judge, judged_by
+from .judging import Tell, judge, judged_by, judging_passes
 from .machine import machine
 from .manifest import read as read_manifest
 from .planning import method_for
 from .plugins import registry
-from .recipe import Plan
+from .recipe import Execution, Plan
 from .report import Report
 from .reproduced import Estimate, Finished, Making, Target, run_name, targets
-from .running import Limits, Paused
+from .running import Limits, Paused, Run
 
 WARM, TIMED = 2, 3  # outer steps: the first compile, then as many are timed
 
@@ -203,29 +204,40 @@ def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
     return known.model_copy(update={"target": target, "steps": planned(target, how).recipe.outer.steps})
 
 
+@dataclass(frozen=True)
+class Work:
+    """What takes a row's time besides outer steps: so many like pieces, and a function that does so many of them."""
+
+    pieces: int
+    do: Callable[[int], object]
+    passes: execution.Passes
+
+
 def timed(target: Target, how: How, on: str | None = None) -> Estimate:
     """The time of an outer step of the row at its published settings; nothing is stored. on: another set of its sizes.
 
-    Of a row with assets (experts), steps of their making are timed instead: hours, where an outer step is seconds.
+    Of a row with assets (experts), steps of their making are timed instead: hours, where an outer step is seconds. Of
+    one without outer steps (a baseline), training steps of the `how.repeats` networks that judge it.
     Raises `BadValue` for a method that takes too few steps to be timed.
     """
     settled = planned(target, how)
     steps = settled.recipe.outer.steps
-    if steps < WARM + TIMED:
-        problem = f"takes {steps} steps, too few to be timed"
-        raise BadValue("steps", steps, problem, "Run the row: condense reproduce without --estimate.")
     if on is not None:
         settled = settled.model_copy(update={"data": as_data(on)})
     watch = Stopwatch()
     run = api.open_run(settled, None, [watch], Limits())
-    found = [part.work(run) for part in settled.recipe.walk() if isinstance(part, Asset)]
-    work = max(filter(None, found), key=lambda pieces: pieces[0], default=None)
-    with execution.using(execution.passes(run.plan.execution)):
+    assets, judging = _assets(run), None if steps else _judging(run, how.repeats)
+    work = assets or judging
+    if (work.pieces if work else steps) < WARM + TIMED:
+        problem = f"takes {steps} steps, too few to be timed"
+        raise BadValue("steps", steps, problem, "Run the row: condense reproduce without --estimate.")
+    passes = work.passes if work else execution.passes(run.plan.execution)
+    with execution.using(passes):
         if work is None:
             condense(run)
         else:
             for _ in range(WARM + TIMED):
-                work[1](1)
+                work.do(1)
                 watch.condense_stepped(run)
     cpu, wall, count = watch.each()
     return Estimate(
@@ -234,8 +246,29 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
         seconds=wall if run.device.type == "cuda" else cpu,
         wall=wall,
         timed=count,
-        assets=None if work is None else work[0],
+        assets=assets.pieces if assets else None,
+        judging=judging.pieces if judging and not assets else None,
         data=on or target.data,
-        passes=execution.passes(run.plan.execution).kind,
+        passes=passes.kind,
         machine=machine(run.device),
     )
+
+
+def _assets(run: Run) -> Work | None:
+    """The longest of what has to be made before the first step."""
+    found = [part.work(run) for part in run.recipe.walk() if isinstance(part, Asset)]
+    longest = max(filter(None, found), key=lambda pieces: pieces[0], default=None)
+    return Work(*longest, execution.passes(run.plan.execution)) if longest else None
+
+
+def _judging(run: Run, repeats: int) -> Work | None:
+    """The training of the networks that judge, on random examples in the number of the row's set, if it is steps."""
+    rules = judged_by(run.plan).with_(repeats=repeats)
+    data, net = random_images(run).data, rules.nets[0]
+    fit = rules.fit(data)
+    total, key = fit.length(data), network_key(run.plan.seed, net, 0)
+    if total < WARM + TIMED:
+        return None
+    loop = fit.begin(net.make(run.task, key.fold("make"), run.device), key.fold("train"))
+    passes = judging_passes(Execution(device=run.plan.execution.device), rules, data, run.splits)
+    return Work(repeats * len(rules.nets) * total, lambda n: loop.advance(data, n, total), passes)

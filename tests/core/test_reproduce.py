@@ -340,6 +340,22 @@ def test_of_a_row_with_experts_steps_of_their_training_are_timed_and_none_is_sto
     assert "3 of 39,000 steps of its assets alone" in line[6]
 
 
+def test_of_a_baseline_steps_of_the_networks_that_judge_it_are_timed_and_none_is_kept(place):
+    trained = {"protocol.nets.0.depth": 1, "protocol.nets.0.width": 4, "protocol.epochs": 500}
+    target = Target(method="random", data="digits", per_class=40, terms=trained)
+    found = timed(target, How(device="cpu", repeats=4))
+    steps = 4 * 501 * math.ceil(400 / 256)  # one epoch more than is said, as in the official code
+    assert (found.judging, found.assets, found.steps, found.timed) == (steps, None, 0, 3)
+    assert found.hours == pytest.approx(steps * found.seconds / 3600)
+    assert not list(place.iterdir())
+    shelf = Shelf(place / "rows")
+    shelf.add(found)
+    line = cells(page(shelf, [target]), "Not run", "random", target.key[1], "40 per class")
+    assert "3 of 4,008 steps of its judging" in line[6]
+    with pytest.raises(BadValue, match="too few to be timed"):  # one solution judges, and it is what takes the time
+        timed(Target(method="label-solve", data="digits", per_class=1), How(device="cpu"))
+
+
 def test_a_time_that_is_known_of_the_other_set_is_taken_for_a_row_of_equal_sizes(place, monkeypatch):
     known = Target(method="dm", data="mnist", per_class=1)
     facts = {"wall": 4.0, "timed": 3, "data": "mnist", "passes": "eager float32", "machine": {"device": "a machine"}}
@@ -365,8 +381,8 @@ def test_judging_is_compiled_where_its_training_is_long(device, place):
     tests = [judging_cost(small, data, n) - trained for n in (1000, 2000)]
     assert 0 < tests[0] == pytest.approx(tests[1] / 2)
     how = Execution(device=str(device))
-    assert judging._passes(how, small, data, splits) is EAGER
-    assert isinstance(judging._passes(how, large, data, splits), Compiled)
+    assert judging.judging_passes(how, small, data, splits) is EAGER
+    assert isinstance(judging.judging_passes(how, large, data, splits), Compiled)
 
 
 @pytest.mark.slow
