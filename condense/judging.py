@@ -19,7 +19,7 @@ from .errors import BadValue
 from .evaluate import Candidate, Progress, Protocol, evaluate, held_out
 from .foreign import open_foreign
 from .isolation import blaming
-from .memory import judging_cost
+from .memory import check_judging, judging_cost
 from .places import cache_folder
 from .planning import on_device
 from .program import hint
@@ -108,9 +108,10 @@ def with_private_report(artifact: Artifact) -> Artifact:
 def judging_passes(how: Execution, rules: Protocol, data: Sampler, splits: Splits) -> execution.Passes:
     """How the networks that judge `data` are computed: judging may be worth compiling where the run itself was not.
 
-    Networks that do not fit are refused.
+    Networks that do not fit the examples, or into memory, are refused.
     """
     rules.admit(data.task)
+    check_judging(rules, data, torch.device(how.device))
     seconds = judging_cost(rules, data, len(held_out(splits, rules)))
     return execution.passes(execution.settled(how, seconds))
 

@@ -18,16 +18,32 @@ from .protocol import Protocol
 from .recipe import Recipe
 from .task import Task
 
-PASSES = 3  # activations are held once forward, and up to twice more by a second-order backward
+PASSES = 3  # activations are held once forward, and up to twice more by a second-order backward; weights likewise
 TOGETHER = 8192  # examples in one training step of networks that are trained in step
 
 
 def check_memory(recipe: Recipe, source: Source, device: torch.device) -> None:
     """Refuse a recipe whose set and largest pass do not fit into the memory that is free; raises `NoRoom`."""
-    needed, free = estimate(recipe, source), available(device)
+    remedy = f"Ask for a smaller set, {_largest(recipe, source)[1]}, or a narrower network."
+    _check(estimate(recipe, source), device, remedy)
+
+
+def check_judging(protocol: Protocol, data: Sampler, device: torch.device) -> None:
+    """Refuse networks of a protocol of which not even one fits, training on `data`, into the memory that is free on
+    `device`; raises `NoRoom`.
+    """
+    batch = protocol.fit(data).batch
+    rows = min(batch or len(data), len(data))
+    for i, net in enumerate(protocol.nets):
+        one = trace(net, data.task)
+        needed = rows * (one.total + 2 * one.largest) + PASSES * one.weights
+        _check(needed, device, f"Ask for a narrower or smaller network (protocol.nets.{i}).")
+
+
+def _check(needed: int, device: torch.device, remedy: str) -> None:
+    free = available(device)
     if needed > free:
         problem = f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free on {device}"
-        remedy = f"Ask for a smaller set, {_largest(recipe, source)[1]}, or a narrower network."
         raise NoRoom("memory", f"{needed / 2**30:.1f} GiB", problem, remedy)
 
 
@@ -46,7 +62,8 @@ def estimate(recipe: Recipe, source: Source) -> int:
         for n, part in streams
         for each in passed
     ]
-    return 4 * items * example + max([PASSES * rows * each.total for each in passed], default=0) + max([*streamed, 0])
+    held = [PASSES * (rows * each.total + each.weights) for each in passed]
+    return 4 * items * example + max(held, default=0) + max([*streamed, 0])
 
 
 def _largest(recipe: Recipe, source: Source) -> tuple[int, str]:
@@ -132,12 +149,14 @@ def _whole(part: Any, key: str) -> int:
 
 @dataclass(frozen=True)
 class Trace:
-    """Bytes that one example's forward pass leaves behind in float32, of all layers and of the largest; and the number
-    of its features. 0 where the network needs data to be built."""
+    """Bytes that one example's forward pass leaves behind in float32, of all layers and of the largest; the number of
+    its features; and the bytes of the network's weights. 0 where the network needs data to be built.
+    """
 
     total: int = 0
     largest: int = 0
     features: int = 0
+    weights: int = 0
 
 
 def activations(net: Net, task: Task) -> int:
@@ -146,7 +165,7 @@ def activations(net: Net, task: Task) -> int:
 
 
 def trace(net: Net, task: Task) -> Trace:
-    """What one example's forward pass leaves behind."""
+    """What one example's forward pass leaves behind, and what of."""
     left: list[int] = []
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -163,7 +182,7 @@ def trace(net: Net, task: Task) -> Trace:
         module(x)
     except (NotImplementedError, RuntimeError, TypeError):
         return Trace()
-    return Trace(sum(left), max(left, default=0), features)
+    return Trace(sum(left), max(left, default=0), features, 4 * sum(p.numel() for p in module.parameters()))
 
 
 def available(device: torch.device) -> int:

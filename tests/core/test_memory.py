@@ -18,6 +18,7 @@ from condense.task import Task
 from condense.testing import ToyNet, toy_splits
 from condense_image.augment import mirrored
 from tests.core.test_engine import recipe
+from tests.core.test_evaluate import Quick
 
 
 def test_activations_are_counted_by_hand():
@@ -39,6 +40,29 @@ def test_what_does_not_fit_is_refused_with_numbers_and_a_remedy(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     with pytest.raises(NoRoom, match=r"GiB are needed and 0\.0 GiB are free on cpu.*a smaller set"):
         memory.check_memory(recipe(), toy_splits().train, torch.device("cpu"))
+
+
+def test_a_network_that_does_not_fit_is_refused_before_it_judges(monkeypatch):
+    rules, cpu = Quick(nets=(ToyNet(),)), torch.device("cpu")  # in batches of 7
+    data = toy_splits().train
+    one = memory.trace(ToyNet(), data.task)
+    assert one.weights == 4 * sum(p.numel() for p in ToyNet().build(data.task).parameters())
+    # all layers' outputs, the gradients of two of them at a time, and weights with gradient and momentum
+    needed = 7 * (one.total + 2 * one.largest) + 3 * one.weights
+    monkeypatch.setattr(memory, "available", lambda device: needed)
+    memory.check_judging(rules, data, cpu)
+    monkeypatch.setattr(memory, "available", lambda device: needed - 1)
+    with pytest.raises(NoRoom, match=r"free on cpu.*protocol\.nets\.0"):
+        memory.check_judging(rules, data, cpu)
+
+
+def test_a_set_that_a_network_too_wide_is_to_judge_stays_as_it_was(tmp_path):
+    made = condense.run("random", data="digits", per_class=1, out=tmp_path / "out")
+    before = sorted(path.name for path in made.path.rglob("*"))
+    wide = condense.plan("random", data="digits", per_class=1, settings={"protocol.nets.0.width": 2**20}).protocol
+    with pytest.raises(NoRoom, match="narrower or smaller network"):
+        condense.judge(made, protocol=wide)
+    assert sorted(path.name for path in made.path.rglob("*")) == before
 
 
 def test_networks_are_trained_in_step_as_memory_and_the_size_of_a_step_allow(monkeypatch):
@@ -76,7 +100,7 @@ def test_real_examples_that_meet_the_set_block_by_block_leave_only_their_feature
     assert each.largest == 4 * 128 * 32 * 32
     assert memory.estimate(made, source) == (
         4 * 100 * 4 * 3 * 32 * 32  # the set, its gradient, two slots
-        + memory.PASSES * 200 * each.total  # the images and their mirror images
+        + memory.PASSES * (200 * each.total + each.weights)  # the images and their mirror images; the network
         + 2 * 256 * each.largest
         + 8 * 1024 * each.features
     )
