@@ -206,11 +206,15 @@ def as_timed(known: Estimate, target: Target, how: How) -> Estimate:
 
 @dataclass(frozen=True)
 class Work:
-    """What takes a row's time besides outer steps: so many like pieces, and a function that does so many of them."""
+    """What takes a row's time besides outer steps: so many like pieces, and a function that does so many of them.
+
+    warm: pieces after which those of all sizes have been seen, and compiled.
+    """
 
     pieces: int
     do: Callable[[int], object]
     passes: execution.Passes
+    warm: int = 0
 
 
 def timed(target: Target, how: How, on: str | None = None) -> Estimate:
@@ -236,6 +240,7 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
         if work is None:
             condense(run)
         else:
+            work.do(work.warm)
             for _ in range(WARM + TIMED):
                 work.do(1)
                 watch.condense_stepped(run)
@@ -267,8 +272,9 @@ def _judging(run: Run, repeats: int) -> Work | None:
     data, net = random_images(run).data, rules.nets[0]
     fit = rules.fit(data)
     total, key = fit.length(data), network_key(run.plan.seed, net, 0)
-    if total < WARM + TIMED:
+    warm = data.chunks(fit.batch)
+    if total < warm + WARM + TIMED:
         return None
     loop = fit.begin(net.make(run.task, key.fold("make"), run.device), key.fold("train"))
     passes = judging_passes(Execution(device=run.plan.execution.device), rules, data, run.splits)
-    return Work(repeats * len(rules.nets) * total, lambda n: loop.advance(data, n, total), passes)
+    return Work(repeats * len(rules.nets) * total, lambda n: loop.advance(data, n, total), passes, warm)

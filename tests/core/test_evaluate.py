@@ -551,10 +551,16 @@ def test_the_full_data_reference_is_trained_once(splits, tmp_path, monkeypatch):
 
 def test_the_reference_counts_its_training_in_steps(splits):
     fit = baselines.full_fit(splits.train)
-    assert (fit.steps, fit.epochs, fit.batch, fit.augment) == (200, None, 256, None)
+    assert (fit.steps, fit.epochs, fit.batch, fit.augment) == (200, None, 64, None)
     assert (fit.rule, fit.lr.start, fit.lr.at) == (SGD(momentum=0.9, weight_decay=5e-4), 0.01, (0.5,))
-    large = TensorSource(splits.task, splits.train.x[:1].expand(50_000, -1, -1, -1), torch.zeros(50_000).long())
-    assert baselines.full_fit(large).steps == 20 * 196
+
+    def of(n):
+        x, y = splits.train.x[:1].expand(n, -1, -1, -1), torch.zeros(n).long()
+        fit = baselines.full_fit(TensorSource(splits.task, x, y))
+        return fit.batch, fit.steps
+
+    assert of(1258) == (64, 20 * 20)
+    assert [of(n) for n in (5119, 5120, 50_000, 10**6)] == [(64, 1600), (256, 400), (256, 20 * 196), (256, 5000)]
 
 
 def test_random_images_are_real_ones_as_many_as_the_budget_says(splits):
