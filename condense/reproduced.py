@@ -372,7 +372,7 @@ def _missing(target: Target, estimate: Estimate | None) -> Sequence[str]:
     else_on = "" if estimate.data == target.data else f"; timed on {estimate.data}"
     above = f"above {HOURS:g} CPU-hours" if estimate.hours > HOURS else ""
     why = "; ".join(filter(None, (above, estimate.note))) or "not run yet"
-    of = "steps"
+    of = "step" if estimate.timed == 1 else "steps"
     if estimate.assets:
         of = f"of {estimate.assets:,} steps of its assets alone"
     elif estimate.judging:
