@@ -253,7 +253,7 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table of texts; markup in them is shown as it is."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold", no_wrap=head != heads[-1])
+        table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table

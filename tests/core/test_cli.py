@@ -23,6 +23,7 @@ from condense.hookspecs import hookimpl
 from condense.observers import read_log
 from condense.options import Judges, pairs, plan_of
 from condense.plugins import Plugin, Registry
+from condense.terminal import Speaker, columns
 
 SMALL = ("--steps", "3", "--set", "pool.net.width=4", "--set", "objective.pairing.n=8")
 JUDGED = ("--repeats", "1", "--set", "protocol.nets.0.width=4", "--set", "protocol.epochs=2")
@@ -519,3 +520,15 @@ def test_a_reader_who_has_seen_enough_is_no_error():
 
     told = CliRunner().invoke(program, ["speak"])
     assert (told.exit_code, told.output) == (1, "")
+
+
+def test_in_a_narrow_terminal_columns_fold_and_nothing_is_cut_off(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [("a-long-name-of-a-part", "12.345", "quantities of words that tell", "some more of them", "refuted")]
+    Speaker().show(columns(("statistic", "claimed (gaussian)", "what", "why", "claim"), rows))
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 60
+    told = "".join(out.split())
+    assert all(letters in told for letters in ("12.345", "words", "refuted"))
+    assert len(told) == len("".join("".join(rows[0]).split())) + len("statisticclaimed(gaussian)whatwhyclaim")
