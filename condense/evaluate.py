@@ -30,7 +30,7 @@ from .errors import BadData, BadValue
 from .fit import Loop
 from .keeping import Best, interval
 from .machine import fresh_peak, machine, peak_memory
-from .memory import together
+from .memory import in_a_step, together
 from .metrics import suspicions
 from .plugins import software
 from .protocol import Protocol
@@ -220,7 +220,7 @@ def network_key(seed: int, net: Net, number: int) -> Rng:
 def stops(protocol: Protocol, fit: Learn, data: Sampler, test: Source) -> list[int]:
     """The training steps after which networks are tested, the last step at the end; see `Protocol.record`."""
     total = fit.length(data)
-    affordable = SHARE * 3 * total * min(fit.batch or len(data), len(data)) / len(test)  # one step costs three passes
+    affordable = SHARE * 3 * total * in_a_step(fit.batch, data) / len(test)  # one step costs three passes
     unasked = 1 if protocol.keep == "best" else max(1, min(POINTS, int(affordable)))
     points = protocol.record or unasked
     if isinstance(points, tuple):

@@ -32,8 +32,7 @@ def check_judging(protocol: Protocol, data: Sampler, device: torch.device) -> No
     """Refuse networks of a protocol of which not even one fits, training on `data`, into the memory that is free on
     `device`; raises `NoRoom`.
     """
-    batch = protocol.fit(data).batch
-    rows = min(batch or len(data), len(data))
+    rows = in_a_step(protocol.fit(data).batch, data)
     for i, net in enumerate(protocol.nets):
         one = trace(net, data.task)
         needed = rows * (one.total + 2 * one.largest) + PASSES * one.weights
@@ -128,7 +127,7 @@ def judging_cost(protocol: Protocol, data: Sampler, tested: int = 0) -> float:
     if not data.task.form.in_rows:
         return 0.0
     fit = protocol.fit(data)
-    examples = fit.length(data) * min(fit.batch or len(data), len(data))
+    examples = fit.length(data) * in_a_step(fit.batch, data)
     passes = protocol.repeats * (PASSES * examples + tested)
     return passes * sum(activations(net, data.task) for net in protocol.nets) / 2**30
 
@@ -137,9 +136,14 @@ def together(net: Net, data: Sampler, batch: int | None) -> int:
     """How many networks may be trained in step: as many as half of the free memory holds, and at most so many that a
     training step is on `TOGETHER` examples.
     """
-    rows = min(batch or len(data), len(data))
+    rows = in_a_step(batch, data)
     each = PASSES * rows * max(1, activations(net, data.task))
     return max(1, min(TOGETHER // rows, available(data.device) // 2 // each))
+
+
+def in_a_step(batch: int | None, data: Sampler) -> int:
+    """Examples in a training step."""
+    return min(batch or len(data), len(data))
 
 
 def _whole(part: Any, key: str) -> int:

@@ -230,7 +230,8 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
         settled = settled.model_copy(update={"data": as_data(on)})
     watch = Stopwatch()
     run = api.open_run(settled, None, [watch], Limits())
-    assets, judging = _assets(run), None if steps else _judging(run, how.repeats)
+    assets = _assets(run)
+    judging = None if steps or assets else _judging(run, how.repeats)
     work = assets or judging
     if (work.pieces if work else steps) < WARM + TIMED:
         problem = f"takes {steps} steps, too few to be timed"
@@ -252,7 +253,7 @@ def timed(target: Target, how: How, on: str | None = None) -> Estimate:
         wall=wall,
         timed=count,
         assets=assets.pieces if assets else None,
-        judging=judging.pieces if judging and not assets else None,
+        judging=judging.pieces if judging else None,
         data=on or target.data,
         passes=passes.kind,
         machine=machine(run.device),

@@ -323,6 +323,14 @@ def test_an_estimate_may_be_timed_on_other_data_of_the_same_sizes_and_needs_step
         assert timed(more, How(), on="digits").data == "digits"
 
 
+def timing(place, found):
+    """What the page says of how an estimate was found, which itself stored nothing."""
+    assert not list(place.iterdir())
+    shelf = Shelf(place / "rows")
+    shelf.add(found)
+    return cells(page(shelf, [found.target]), "Not run", *found.target.key)[6]
+
+
 def test_of_a_row_with_experts_steps_of_their_training_are_timed_and_none_is_stored(place, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(place / "cache"))
     trained = {"pool.experts.net.depth": 1, "pool.experts.net.width": 4, "pool.experts.fit.batch": 100}
@@ -333,11 +341,7 @@ def test_of_a_row_with_experts_steps_of_their_training_are_timed_and_none_is_sto
     assert (found.assets, found.timed) == (steps, 3)
     assert 0 < found.seconds < 1
     assert found.hours == pytest.approx(steps * found.seconds / 3600)
-    assert not list(place.iterdir())
-    shelf = Shelf(place / "rows")
-    shelf.add(found)
-    line = cells(page(shelf, [target]), "Not run", "mtt", target.key[1], "1 per class")
-    assert "3 of 39,000 steps of its assets alone" in line[6]
+    assert "3 of 39,000 steps of its assets alone" in timing(place, found)
 
 
 def test_of_a_baseline_steps_of_the_networks_that_judge_it_are_timed_and_none_is_kept(place):
@@ -347,11 +351,7 @@ def test_of_a_baseline_steps_of_the_networks_that_judge_it_are_timed_and_none_is
     steps = 4 * 501 * math.ceil(400 / 256)  # one epoch more than is said, as in the official code
     assert (found.judging, found.assets, found.steps, found.timed) == (steps, None, 0, 3)
     assert found.hours == pytest.approx(steps * found.seconds / 3600)
-    assert not list(place.iterdir())
-    shelf = Shelf(place / "rows")
-    shelf.add(found)
-    line = cells(page(shelf, [target]), "Not run", "random", target.key[1], "40 per class")
-    assert "3 of 4,008 steps of its judging" in line[6]
+    assert "3 of 4,008 steps of its judging" in timing(place, found)
     with pytest.raises(BadValue, match="too few to be timed"):  # one solution judges, and it is what takes the time
         timed(Target(method="label-solve", data="digits", per_class=1), How(device="cpu"))
 
