@@ -56,7 +56,7 @@ def resume(
     *,
     data: Any = None,
     net: Any = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     observers: Iterable[Any] = (),
     minutes: float | None = None,
     checkpoint_every: int | None = None,
@@ -81,7 +81,9 @@ def resume(
 def asked_limits(minutes: float | None, checkpoint_every: int | None) -> Limits:
     """The limits that somebody asks for; raises `BadValue` for what can be none."""
     if checkpoint_every is not None:
-        whole("checkpoint_every", checkpoint_every, 1, "Leave out --checkpoint-every: it saves every minute anyway.")
+        checkpoint_every = whole(
+            "checkpoint_every", checkpoint_every, 1, "Leave out --checkpoint-every: it saves every minute anyway."
+        )
     if minutes is not None and not (isinstance(minutes, int | float) and 0 < minutes < math.inf):
         raise BadValue("minutes", minutes, "must be a number above 0", "Leave out --minutes for no limit.")
     return Limits(minutes=minutes, steps=checkpoint_every)
@@ -107,14 +109,15 @@ def carry_out(
     *,
     observers: Iterable[Any] = (),
     limits: Limits | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
 ) -> Artifact:
     """Run a plan in a folder: check everything, write the plan, take the steps, write the artifact.
 
     device: where a run that is begun there goes on, if elsewhere; how its passes are computed is settled anew.
     """
     with blaming(folder):
-        moves = device not in (None, settled.execution.device) and not (folder / "manifest.json").is_file()
+        elsewhere = device is not None and str(device) != settled.execution.device
+        moves = elsewhere and not (folder / "manifest.json").is_file()
         started = open_run(on_device(settled, device) if moves else settled, folder, observers, limits or Limits())
         settled = started.plan
         if moves:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .axes import Asset
 from .component import digest
-from .places import cache_folder
+from .errors import BadValue
+from .places import cache_folder, writable_cache
 from .plugins import versions
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ class Assets:
             asset.make(self.run, folder)
             return
         making = folder.with_suffix(".making")
-        making.mkdir(parents=True, exist_ok=True)
+        if writable_cache("assets") is None:
+            remedy = "Set CONDENSE_CACHE to a folder that you may write."
+            raise BadValue(
+                "CONDENSE_CACHE", str(cache_folder()), f"cannot be written, and {asset.name} is kept there", remedy
+            )
+        making.mkdir(exist_ok=True)
         asset.make(self.run, making)
         try:
             os.rename(making, folder)

@@ -9,12 +9,10 @@ import pluggy
 
 from . import hookspecs
 from .axes import Asset, Net, Rule, Schedule
-from .checkpoint import private_folder
 from .component import digest, named
 from .data import Data, Sampler, Source
 from .engine import condense
 from .evaluate import (
-    JUDGED,
     Candidate,
     Judge,
     Kept,
@@ -31,11 +29,13 @@ from .evaluate import (
 )
 from .fit import Fit
 from .machine import fresh_peak
-from .places import cache_folder
+from .places import writable_cache
 from .plugins import GROUP, registry
 from .protocol import Protocol
 from .report import Report, Row
 from .running import Run
+
+FULL = "full-data"  # where in the cache what its networks scored lies
 
 
 def full_fit(train: Sampler) -> Fit:
@@ -79,7 +79,7 @@ def full_data(run: Run, protocol: Protocol, progress: Callable[[Progress], None]
 def whole_judge(run: Run, protocol: Protocol, progress: Callable[[Progress], None] | None = None) -> Judge:
     """The protocol's own judge of all the real training examples of the run."""
     everything = Candidate(run.splits.train, run.transform, "full data", kind="full")
-    return begin(everything, run.splits, protocol, run.plan.seed, run.device, cache_folder() / "full-data", progress)
+    return begin(everything, run.splits, protocol, run.plan.seed, run.device, writable_cache(FULL), progress)
 
 
 def _full_row(run: Run, net: Net, protocol: Protocol, progress: Callable[[Progress], None] | None) -> Row:
@@ -87,7 +87,7 @@ def _full_row(run: Run, net: Net, protocol: Protocol, progress: Callable[[Progre
     test = held_out(splits, protocol)
     networks = full_networks(run, net, protocol.repeats)
     key = digest([run.assets.key(networks[0]), test.provenance(), [metric.dump() for metric in protocol.metrics]])
-    kept = Kept(private_folder(cache_folder() / "full-data") / JUDGED, key)
+    kept = Kept.within(writable_cache(FULL), key)
     fresh_peak(run.device)
     for i, asset in enumerate(networks):
         found = kept.find(net, i)

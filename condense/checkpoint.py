@@ -75,7 +75,7 @@ class Checkpoints:
         found = {}
         for path in self.folder.glob("checkpoint-*.safetensors"):
             match = re.fullmatch(r"checkpoint-(\d+)\.safetensors", path.name)
-            if match:
+            if match and path.is_file():
                 found[int(match[1])] = path
         return dict(sorted(found.items(), reverse=True))
 

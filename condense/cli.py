@@ -92,6 +92,9 @@ def _told(error: BaseException, as_json: bool) -> int:
     """Say what went wrong, in one sentence or as JSON; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         error = _Interrupt("command", "Ctrl-C", "was interrupted", "Call it again: what was saved is kept.")
+    elif isinstance(error, OSError) and error.filename is not None:
+        problem = "cannot be used as a path"
+        error = BadValue(f"{error.filename:.200}", error.strerror, problem, "Choose another, or allow using it.")
     elif not isinstance(error, CondenseError):
         problem = f"failed in a way that condense did not expect: {error}"
         error = CondenseError("command", type(error).__name__, problem, f"See where: {hint('--debug', 'COMMAND ...')}")
@@ -375,12 +378,12 @@ def _refuse_unused(**given: Any) -> None:
 
 def _eval_foreign(speaker: Speaker, path: Path, settled: Plan, normalised: bool) -> None:
     from .judging import judge_foreign
-    from .terminal import JudgingBar, rows_object
+    from .terminal import JudgingBar
 
     with JudgingBar(speaker.progress) as bar:
         report = judge_foreign(path, settled, normalised=normalised, tell=bar.tell)
     _tell_report(speaker, report)
-    speaker.result({"set": str(path), "data": settled.data.label, "rows": rows_object(report.dump()["rows"])})
+    speaker.result({"set": str(path), "data": settled.data.label, **report.dump()})
 
 
 # -- looking --------------------------------------------------------------------------------------------------------

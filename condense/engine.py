@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +16,7 @@ from .errors import Diverged, Exhausted
 from .fit import schedule
 from .isolation import bare, check_dtype, check_start, check_term
 from .recipe import Outer, Recipe
+from .rng import seeded
 from .running import Run, Stateful, Step
 from .synthetic import Synthetic
 from .task import Batch, Task
@@ -38,10 +40,11 @@ def condense(run: Run) -> Synthetic:
         fill.once(index)
         if best is not None:
             best.look(index)
-        step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
         try:
-            with bare(step.learner.module):
-                losses = outer_step(step, syn, updates)
+            with seeded(run.rng.fold("global", index), run.device):
+                step = Step(run, index, learners.next(index), TensorSampler(run.task, None, syn.y))
+                with bare(step.learner.module):
+                    losses = outer_step(step, syn, updates)
         except Exhausted as end:
             if not index:  # there is no set yet but the one it started from
                 raise
@@ -51,6 +54,9 @@ def condense(run: Run) -> Synthetic:
         run.hooks.hook.condense_stepped(run=run, index=index, losses=losses)
         check_dtype(dtype, recipe)
     fill.once(steps)
+    if steps and fill.unmoved():
+        text = f"no value of the set has moved in {steps} steps: the losses say nothing of it, or the rate is too small"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     if best is not None:
         best.release()
     recipe.labels.finish(syn, run)
@@ -85,6 +91,7 @@ class Fill:
 
     def __init__(self, run: Run, syn: Synthetic) -> None:
         self.run, self.syn, self.filled, self.at = run, syn, False, 0
+        self.first: dict[str, Tensor] | None = None  # the values it was filled with, where that was in this process
 
     def once(self, index: int) -> None:
         """Before outer step `index`."""
@@ -96,6 +103,12 @@ class Fill:
             self.syn.start(self.run.rng.fold("start"))
             self.syn.fill(Batch(batch.x, y, batch.index))
             self.filled = True
+            self.first = {name: value.clone() for name, value in self.syn.state_dict().items()}
+
+    def unmoved(self) -> bool:
+        """Are all values still those that it was filled with? No, where nobody knows these."""
+        now = self.syn.state_dict()
+        return self.first is not None and all(torch.equal(value, now[name]) for name, value in self.first.items())
 
     def check(self) -> None:
         """Refuse to store a set that is not finite, whatever the losses were, or makes no sense. Raises `Diverged`."""

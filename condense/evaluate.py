@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -136,6 +136,7 @@ class Trial(BaseModel):
     warnings: dict[str, str]
     seconds: float
     passes: str
+    peak_memory_bytes: int
 
 
 def evaluate(
@@ -179,7 +180,7 @@ def begin(
     read = [digest(source.provenance()) for source in (test, chooser) if source is not None]
     fit = protocol.fit(candidate.data)
     key = [protocol.rules_digest(), candidate.digest(fit.length(candidate.data)), *read, seed, hardware(device)]
-    kept = Kept(None if folder is None else private_folder(folder) / JUDGED, digest(key))
+    kept = Kept.within(folder, digest(key))
     together = device.type == "cuda" if together is None else together
     return Judge(candidate, test, chooser, protocol, fit, seed, kept, together, progress)
 
@@ -357,7 +358,14 @@ def trial(
     if last is not None:
         numbers |= {f"last-{name}": value for name, value in measured(protocol, last, y, test).items()}
     warnings = suspicions(scores, test.task.hard(y))
-    return Trial(numbers=numbers, curve=tuple(curve), warnings=warnings, seconds=seconds, passes=passes)
+    return Trial(
+        numbers=numbers,
+        curve=tuple(curve),
+        warnings=warnings,
+        seconds=seconds,
+        passes=passes,
+        peak_memory_bytes=peak_memory(test.device),
+    )
 
 
 def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: int, trials: Sequence[Trial]) -> Row:
@@ -376,7 +384,7 @@ def as_row(about: Mapping[str, Any], net: Net, test: Source, split: str, seed: i
         "curves": [t.curve for t in trials],
         "numbers": {name: [t.numbers[name] for t in trials] for name in trials[0].numbers},
         "seconds": round(sum(t.seconds for t in trials), 2),
-        "peak_memory_bytes": peak_memory(test.device),
+        "peak_memory_bytes": max(t.peak_memory_bytes for t in trials),
         "hardware": {**machine(test.device), "passes": " and ".join(sorted({t.passes for t in trials}))},
         "versions": software(),
         "warnings": {name: text for t in trials for name, text in t.warnings.items()},
@@ -408,6 +416,11 @@ class Kept:
         if path is not None and path.exists():
             for line in files.read(path, files.JSON_LIMIT).decode(errors="replace").splitlines():
                 self._read(line)
+
+    @classmethod
+    def within(cls, folder: Path | None, key: str) -> Self:
+        """Those of an artifact, or of another folder; None: in memory only."""
+        return cls(None if folder is None else private_folder(folder) / JUDGED, key)
 
     def _read(self, line: str) -> None:
         try:

@@ -24,6 +24,7 @@ from .foreign import MODES, NETWORK_INPUT, folder_name
 
 Format = Literal["folder", "npz", "safetensors"]
 PICKLED = (".pt", ".pth", ".pkl", ".pickle")  # endings of files that nobody should have to trust
+FOREIGN = (".npy", ".zip", ".tar", ".gz", ".h5", ".hdf5", ".mat", ".csv", ".txt", ".json", ".png", ".jpg")
 
 
 def export(artifact: Artifact, to: str | Path, format: Format | None = None) -> Path:
@@ -58,11 +59,13 @@ def export(artifact: Artifact, to: str | Path, format: Format | None = None) -> 
 
 
 def by_ending(target: Path) -> Format:
-    """The format that a name asks for. Raises `BadValue` for one that asks for a pickle."""
-    if target.suffix in PICKLED:
-        problem, remedy = "would be a pickle, which can run anything when it is opened", "Use .npz or .safetensors."
-        raise BadValue("to", str(target), problem, remedy)
-    return "npz" if target.suffix == ".npz" else "safetensors" if target.suffix == ".safetensors" else "folder"
+    """The format that a name asks for. Raises `BadValue` for one that asks for a pickle, or another kind of file."""
+    ending, remedy = target.suffix.lower(), "Use .npz or .safetensors, or a name without ending for a folder."
+    if ending in PICKLED:
+        raise BadValue("to", str(target), "would be a pickle, which can run anything when it is opened", remedy)
+    if ending in FOREIGN:
+        raise BadValue("to", str(target), f"asks for a {ending} file, which is not written", remedy)
+    return "npz" if ending == ".npz" else "safetensors" if ending == ".safetensors" else "folder"
 
 
 def npz_bytes(artifact: Artifact) -> bytes:

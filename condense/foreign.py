@@ -74,7 +74,7 @@ def _open_arrays(
     path: Path, raw: Task, transform: Transform, normalised: bool, device: torch.device | str
 ) -> TensorSampler:
     """A set of another form than images, under the names that the form gives its arrays."""
-    if path.suffix not in (".npz", ".safetensors") or not path.is_file():
+    if path.suffix.lower() not in (".npz", ".safetensors") or not path.is_file():
         problem = f"is no file of {raw.form.noun}"
         raise BadValue("path", str(path), problem, f"Give .npz or .safetensors with {', '.join(raw.form.arrays)}.")
     arrays = read_arrays(path, (*raw.form.arrays, "classes", "scale", "preprocessing"))
@@ -212,10 +212,10 @@ def _check_preprocessing(arrays: Mapping[str, np.ndarray], judged: Mapping[str, 
         return
     try:
         made = json.loads(str(said))
-    except ValueError:
-        raise Damaged(str(path), str(said), "names its preprocessing in no JSON", REMEDY) from None
+        name = made["name"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        raise Damaged(str(path), str(said), "names its preprocessing in no JSON of ours", REMEDY) from None
     if made != json.loads(json.dumps(judged)):
-        name = made.get("name") if isinstance(made, dict) else made
         problem = f"holds inputs that another preprocessing made than test examples would go through ({judged['name']})"
         remedy = f"Judge it under its own: --set preprocess={name}, with the same constants."
         raise BadData(str(path), made, problem, remedy)
@@ -250,8 +250,8 @@ def _labels(labels: np.ndarray, names: np.ndarray | None, task: Task, path: Path
             found = (int(labels.min()), int(labels.max()))
             raise BadData(str(path), found, f"labels must lie in 0..{len(order) - 1}", "Number the classes from 0.")
         return torch.tensor(order)[torch.from_numpy(labels.astype(np.int64))]
-    if labels.dtype.kind == "f" and labels.shape[1:] == (len(order),) and bool(np.isfinite(labels).all()):
-        soft = torch.from_numpy(labels.astype(np.float32))
+    soft = torch.from_numpy(labels.astype(np.float64)).float() if labels.dtype.kind == "f" else torch.empty(0)
+    if soft.shape[1:] == (len(order),) and bool(torch.isfinite(soft).all()):
         return soft[:, torch.argsort(torch.tensor(order))]
     problem = f"labels must be (N,) integers or finite (N, {len(order)}) floats"
     raise BadData(str(path), (labels.shape, str(labels.dtype)), problem, "Store one class for each image.")
@@ -263,7 +263,7 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
 
     Raises `Damaged` for pickles, object arrays, names that are paths, names given twice, and files that expand too far.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path, wanted)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -281,7 +281,7 @@ def _read_safetensors(path: Path, wanted: Sequence[str]) -> Mapping[str, np.ndar
             said = {name: np.array(facts[name]) for name in wanted if name in facts}
             known = set(file.keys())
             return {**said, **{name: file.get_tensor(name) for name in wanted if name in known}}
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(str(path), str(error), "is no .safetensors file that can be read", REMEDY) from None
 
 

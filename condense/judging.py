@@ -20,7 +20,7 @@ from .evaluate import Candidate, Progress, Protocol, evaluate, held_out
 from .foreign import open_foreign
 from .isolation import blaming
 from .memory import check_judging, judging_cost
-from .places import cache_folder
+from .places import writable_cache
 from .planning import on_device
 from .program import hint
 from .recipe import Execution, Plan
@@ -37,7 +37,7 @@ def judge(
     protocol: Protocol | None = None,
     random: bool = True,
     full: bool | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     observers: Iterable[Any] = (),
     tell: Tell | None = None,
     publish: bool = False,
@@ -61,7 +61,7 @@ def _judged(
     protocol: Protocol | None,
     random: bool,
     full: bool | None,
-    device: str | None,
+    device: str | torch.device | None,
     observers: Iterable[Any],
     tell: Tell | None,
     publish: bool,
@@ -173,7 +173,7 @@ def _judged_foreign(path: Path, settled: Plan, normalised: bool, tell: Tell | No
             rules,
             seed=settled.seed,
             device=device,
-            folder=cache_folder() / "judged",
+            folder=writable_cache("judged"),
             progress=about(tell, candidate.method),
         )
 

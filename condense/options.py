@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import BadValue, nearest
-from .sizes import SIZES
+from .errors import BadValue
 
 if TYPE_CHECKING:
     from .axes import Net
-    from .recipe import Plan, Published
+    from .recipe import Plan
 
 DISTRIBUTION = "condense-kit"  # as in condense.plugins, which is not imported here
 
@@ -136,18 +134,8 @@ def pairs(texts: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second: brackets without end
         return text
-
-
-def factory_options(method: Published, name: str, texts: Sequence[str] | None) -> dict[str, Any]:
-    """The arguments of a method's function, checked by its signature."""
-    options = pairs(texts, "--with")
-    known = [key for key in inspect.signature(method.make).parameters if key not in (*SIZES, "of")]
-    for key in options:
-        if key not in known:
-            raise BadValue("--with", key, f"is no argument of {name}", nearest(key, known))
-    return options
 
 
 def plan_of(
@@ -155,10 +143,11 @@ def plan_of(
 ) -> Plan:
     """The plan that the command line asks for; `planned` are arguments of `condense.plan`."""
     from .given import as_data
-    from .planning import method_for, plan
+    from .planning import check_options, method_for, plan
 
-    method = method_for(name, as_data(planned.get("data", "digits")))
-    planned |= {"options": factory_options(method, name, made), "protocol": judges.protocol}
+    method, options = method_for(name, as_data(planned.get("data", "digits"))), pairs(made, "--with")
+    check_options(name, method, options, "--with")
+    planned |= {"options": options, "protocol": judges.protocol}
     settings = pairs(texts)
     settled = plan(name, settings=settings, **planned)
     changes = {f"protocol.{key}": value for key, value in judges.changes(settled).items()}

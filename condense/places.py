@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,6 +41,21 @@ def user_data_folder() -> Path:
 def cache_folder() -> Path:
     """`CONDENSE_CACHE`, else the user's cache folder (`$XDG_CACHE_HOME` or ~/.cache) and in it `condense`."""
     return _from("CONDENSE_CACHE") or (_from("XDG_CACHE_HOME") or _plain("~/.cache")) / "condense"
+
+
+def writable_cache(kind: str) -> Path | None:
+    """`kind` in the cache folder, made where it is missing; None, with a warning, where it cannot be written."""
+    folder = cache_folder() / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+        reason = "not allowed"
+    except OSError as error:
+        reason = str(error.strerror)
+    text = f"{folder} cannot be written ({reason}), so nothing is kept there. Set CONDENSE_CACHE to a folder that can."
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return None
 
 
 def cached(kind: str, key: str, make: Callable[[], bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -11,14 +12,14 @@ import torch
 from .axes import Metric, Net
 from .component import checked, member, named
 from .data import Data
-from .errors import BadValue, listed
+from .errors import BadValue, listed, nearest
 from .given import as_data
 from .isolation import blaming
 from .plugins import registry
 from .protocol import Protocol
 from .published import Row, settings_for, usual_size
 from .recipe import Execution, Plan, Published, Recipe, replaced
-from .sizes import Size, arguments, asked_size, default_size, spelt, taken, whole
+from .sizes import SIZES, Size, arguments, asked_size, default_size, spelt, taken, whole
 
 P = TypeVar("P", Recipe, Protocol)
 AS = "as:"  # before a method's name: its judge
@@ -34,7 +35,7 @@ def plan(
     of: str = "train",
     seed: int = 0,
     steps: int | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     net: Any = None,
     protocol: Any = None,
     settings: Mapping[str, Any] | None = None,
@@ -54,9 +55,12 @@ def plan(
     Raises `BadValue` naming the field, its value and the remedy.
     """
     size = asked_size(per_class, total, ratio, of)
-    whole("seed", seed, 0, "Try --seed 0.")
+    seed = whole("seed", seed, 0, "Try --seed 0.")
     if not isinstance(method, str | Recipe):
         raise BadValue("method", method, "is neither a name nor a Recipe", "See what there is: condense list.")
+    for field, given in (("settings", settings), ("options", options)):
+        if given is not None and not (isinstance(given, Mapping) and all(isinstance(key, str) for key in given)):
+            raise BadValue(field, given, "is no mapping of names to values", f"Give {field}={{name: value}}.")
     changes = by_part(settings or {})
     where = with_leaves(as_data(data), changes["data"])
     if isinstance(method, Recipe):
@@ -66,13 +70,14 @@ def plan(
         size = settled_size(name, found, where.published_as, size)
         row = settings_for(found, where.published_as, size.per_class, size.total, plain=not published)
         rules = row.protocol or found.protocol
+        check_options(name, found, options or {})
         recipe = published_recipe(found, row, arguments(name, found.make, size), options or {})
     network = None if net is None else as_net(net)
     live = network is not None and network.name == "custom"
     if network is not None and not live:
         recipe = with_net(recipe, network)
     if steps is not None:
-        whole("steps", steps, 0, "Leave it out for the published number.")
+        steps = whole("steps", steps, 0, "Leave it out for the published number.")
         recipe = recipe.set("outer.steps", steps)
     for path, value in changes["recipe"].items():
         recipe = recipe.set(path, value)
@@ -124,6 +129,14 @@ def method_for(name: str, where: Data) -> Published:
         remedy = f"Methods for {holds}: {listed(found.recipes(where.form))}. Data sets of {condensed}: {fitting}."
         raise BadValue("recipe", name, problem, remedy)
     return found.recipe(name, where.form)
+
+
+def check_options(name: str, method: Published, options: Mapping[str, Any], field: str = "options") -> None:
+    """Refuse what is no argument of the method's function. field: how whoever gave them calls them."""
+    known = [key for key in inspect.signature(method.make).parameters if key not in (*SIZES, "of")]
+    for key in options:
+        if key not in known:
+            raise BadValue(field, key, f"is no argument of {name}", nearest(key, known))
 
 
 def settled_size(name: str, method: Published, data: str, size: Size) -> Size:
@@ -211,23 +224,23 @@ def overridden(judged: Protocol, changes: Mapping[str, Any]) -> Protocol:
     return checked(lambda: member(Protocol, tree), "protocol")
 
 
-def default_device(asked: str | None) -> str:
+def default_device(asked: str | torch.device | None) -> str:
     """The device that was asked for, if it can be used; else cuda where there is one, else cpu."""
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise BadValue("device", asked, "is no device of torch", "Use cpu, cuda or cuda:0.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         problem = f"cannot be used: torch sees {torch.cuda.device_count()} CUDA devices here"
         raise BadValue("device", asked, problem, "Use --device cpu.")
     if device.type == "meta":
         raise BadValue("device", asked, "computes nothing", "Use cpu, cuda or cuda:0.")
-    return asked
+    return str(device)
 
 
-def on_device(settled: Plan, device: str | None) -> Plan:
+def on_device(settled: Plan, device: str | torch.device | None) -> Plan:
     """The plan, computed on `device`; None: where it says, or on the CPU if this machine has no such device."""
     there = settled.execution.device
     if device is None and (torch.device(there).type != "cuda" or torch.cuda.is_available()):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .axes import Learn, Metric, Net
 from .component import Component, digest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 Count = Annotated[int, Field(ge=1)]
+MOST = 1_000_000  # networks that are trained alike
 
 
 class Protocol(Component):
@@ -41,12 +42,21 @@ class Protocol(Component):
     axis: ClassVar[str] = "protocol"
     whole: ClassVar[bool] = False
     nets: tuple[Net, ...] = Field(min_length=1)
-    repeats: int = Field(default=5, ge=1)
+    repeats: int = Field(default=5, ge=1, le=MOST)
     metrics: tuple[Metric, ...] = Field(default=(Accuracy(),), min_length=1)
     split: Literal["test", "validation"] = "test"
     record: Count | tuple[Count, ...] | None = None
     keep: Literal["last", "best"] = "last"
     look: int = Field(default=1, ge=1)
+
+    @field_validator("nets")
+    @classmethod
+    def _each_once(cls, nets: tuple[Net, ...]) -> tuple[Net, ...]:
+        names = [net.digest() for net in nets]
+        twice = next((net for net in nets if names.count(net.digest()) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice.name} stands there twice: networks of one kind are counted by repeats")
+        return nets
 
     @abstractmethod
     def fit(self, data: Sampler) -> Learn:

@@ -142,11 +142,12 @@ class Plan(BaseModel):
     data: Data
     recipe: Recipe
     protocol: Protocol | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     execution: Execution = Execution()
 
-    def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
+    def digest(self, *, execution: bool = True) -> str:
+        """Of what is computed; execution: of where and how, too, which may change as a run goes on."""
+        return digest(self.model_dump(mode="json", exclude=None if execution else {"execution"}))
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,20 @@ class Row(BaseModel):
         return math.fsum(self.bests) / self.n
 
     @property
+    def looked(self) -> bool:
+        """Were networks tested before the end of their training, so that there is a best to tell?"""
+        return any(len(curve) > 1 for curve in self.curves)
+
+    @property
     def last(self) -> float | None:
         """The mean over the networks at the end of their training, where the headline is of weights chosen before."""
         found = self.numbers.get(f"last-{self.metric}")
         return math.fsum(found) / self.n if found else None
+
+    def goes_on_from(self, other: Row) -> bool:
+        """Are the networks of `other` the first of these?"""
+        rules, seed = other.rules, other.seed
+        return (self.rules, self.seed, self.accuracies[: other.n]) == (rules, seed, other.accuracies)
 
     @property
     def headline(self) -> str:
@@ -105,13 +115,17 @@ class Report(BaseModel):
         return self.model_dump(mode="json")
 
     def merge(self, *others: Report) -> Report:
-        """All rows; of two about the same set and network the later one stays, and doubts are looked for again.
+        """All rows; of two about the same set and network the later one stays, unless the earlier one goes on from it
+        with more networks. Doubts are looked for again.
 
         Raises `BadValue` where rows were judged under two protocols, or tested on two splits.
         """
         found = [row for report in [self, *others] for row in report.rows]
-        latest = {(row.kind, row.method, row.net): row for row in found}
-        rows = list(latest.values())
+        kept: dict[tuple[str, str, str], Row] = {}
+        for row in found:
+            about = (row.kind, row.method, row.net)
+            kept[about] = kept[about] if about in kept and kept[about].goes_on_from(row) else row
+        rows = list(kept.values())
         judged = {f"{row.protocol} {row.rules}" for row in rows if row.kind != "full"}
         remedy = "Judge both by one protocol, or keep two reports."
         if len(judged) > 1:

@@ -13,7 +13,7 @@ import typer
 from . import files
 from . import options as o
 from .errors import CondenseError
-from .terminal import Speaker
+from .terminal import Speaker, error_object
 
 if TYPE_CHECKING:
     from .reproduced import Estimate, Finished, Line, Shelf, Target
@@ -90,7 +90,8 @@ Work = Callable[["Target"], "Iterable[Finished | Estimate]"]  # what is done alr
 
 
 def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -> None:
-    """One row after the other, each stored at once. A row that is refused stops no other; its error is raised last."""
+    """One row after the other, each stored at once. A row that is refused stops no other; that of the first error is
+    the exit code."""
     from .plugins import registry
     from .reproduced import page, targets
     from .running import Paused
@@ -111,7 +112,8 @@ def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -
             speaker.complain(error)
             refused = refused or error
     if refused is not None:
-        raise refused
+        speaker.result(error_object(refused))
+        raise typer.Exit(refused.exit_code)
 
 
 def _timing(shelf: Shelf, how: How, on: str | None, note: str) -> Work:

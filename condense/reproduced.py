@@ -186,7 +186,8 @@ class Shelf:
 
     @property
     def page(self) -> Path:
-        return self.folder.with_suffix(".md")
+        folder = self.folder if self.folder.name not in ("", "..") else self.folder.resolve()
+        return folder.with_name(f"{folder.name}.md")
 
     def add(self, what: Finished | Estimate) -> Path:
         with files.writing(self.folder):
@@ -356,7 +357,7 @@ def _made(row: Finished) -> Sequence[str]:
         spread(judged.accuracies),
         f"{making.machine['device']}, {making.machine['threads']} thread(s)",
         making.passes,
-        f"{judged.hardware['passes']}, best {100 * judged.best:.1f}",
+        judged.hardware["passes"] + (f", best {100 * judged.best:.1f}" if judged.looked else ""),
         f"{making.peak_memory_bytes / 2**20:.0f} MiB",
         versions,
         f"set {row.seed}, networks {judged.seed}.0 to {judged.seed}.{judged.n - 1}",

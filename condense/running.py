@@ -112,6 +112,11 @@ class Run:
         """Of the training data; empty where its source gives none."""
         return str(self.splits.train.provenance().get("fingerprint", ""))
 
+    @functools.cached_property
+    def asked(self) -> str:
+        """Digest of the plan, without where and how it computes: of that, a resumed run may change its mind."""
+        return self.plan.digest(execution=False)
+
     def seconds(self) -> float:
         """Wall time of this run so far, the parts before a resume included."""
         return self.earlier + time.monotonic() - self.started
@@ -153,7 +158,7 @@ class Run:
         try:
             self.watch.check()
             self.note("seconds", self.seconds())
-            facts = {"loop": name, "notes": self.notes, "data": self.fingerprint}
+            facts = {"loop": name, "notes": self.notes, "data": self.fingerprint, "plan": self.asked}
             kept.save(done, {**facts, **{k: v.state_dict() for k, v in state.items()}})
         except Diverged as error:
             last = (
@@ -169,6 +174,9 @@ class Run:
         if tree.get("data", self.fingerprint) != self.fingerprint:
             problem, remedy = "is not the data that the run began with", "Restore that, or start a new run with --out."
             raise BadData("data", self.plan.data.label, problem, remedy)
+        if tree.get("plan", self.asked) != self.asked:
+            remedy = f"Restore {PRIVATE}/plan.json from a copy, or start a new run with --out."
+            raise Damaged("plan", self.asked, "is not the plan that the run began with", remedy)
         if lacking := [key for key in ("notes", *state) if key not in tree]:
             remedy = "Start a new run with --out, or go on with the version of condense that wrote it."
             raise Damaged(f"checkpoint {index}", sorted(tree), f"lacks {', '.join(lacking)}", remedy)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import BadValue
@@ -12,6 +13,7 @@ from .program import option
 
 SIZES = ("per_class", "total", "ratio")
 USUAL = 10  # per class, for a method that must be told and is not
+LARGEST = 2**63 - 1  # what a tensor of int64 holds
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ def asked_size(per_class: int | None, total: int | None, ratio: float | None, of
     if len(said) > 1:
         raise BadValue(" and ".join(said), size.given, "are several sizes for one set", f"Give {spelt(said)}.")
     if per_class is not None:
-        whole("per_class", per_class, 1, "Try --per-class 10.")
+        size = replace(size, per_class=whole("per_class", per_class, 1, "Try --per-class 10."))
     if total is not None:
-        whole("total", total, 1, "Give one for each class at least.")
+        size = replace(size, total=whole("total", total, 1, "Give one for each class at least."))
     if ratio is not None and (isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1):
         raise BadValue("ratio", ratio, "must be a share above 0, and 1 at most", "Try --ratio 0.01.")
     if of not in ("train", "all"):
@@ -126,7 +128,10 @@ def share(part: float) -> str:
     return f"{float(f'{100 * part:.2g}') if part < 1 else 100 * part:g} %"
 
 
-def whole(field: str, value: Any, least: int, remedy: str) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def whole(field: str, value: Any, least: int, remedy: str) -> int:
+    """The whole number, numpy's too. Raises `BadValue` for what is none, or not within `least`..2^63 - 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
         raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
+    if value > LARGEST:
+        raise BadValue(field, value, f"is larger than anything that is counted here ({LARGEST})", remedy)
+    return operator.index(value)

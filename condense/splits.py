@@ -64,6 +64,9 @@ def as_examples(x: Any, where: str) -> Tensor:
 def as_tensor(value: Any, where: str) -> Tensor:
     """Numbers of any kind and byte order as a tensor on the CPU. Raises `BadData`."""
     if isinstance(value, Tensor):
+        if value.is_meta or value.is_quantized or value.layout != torch.strided:
+            kind = f"{value.layout} {value.dtype} on {value.device}"
+            raise BadData(where, kind, "is no dense tensor of numbers", "Give one, by to_dense() or dequantize().")
         return value.detach().cpu()
     try:
         array = np.asarray(value)
@@ -106,8 +109,10 @@ def _values(x: Tensor, where: str) -> Tensor:
 
 
 def as_labels(y: Any, where: str) -> Tensor:
-    """Whole numbers of any width as int64; anything else is left for `check_examples` to refuse."""
+    """Whole numbers of any width as int64; what is no whole number is left for `check_examples` to refuse."""
     labels = as_tensor(y, where)
+    if labels.dim() == 0:
+        raise BadData(where, labels.item(), "is one number for all examples", "Give one label for each example.")
     return labels if labels.is_floating_point() or labels.is_complex() else labels.to(torch.int64)
 
 
@@ -116,7 +121,7 @@ def numbered(*parts: Part | None) -> tuple[str, ...]:
 
     Not more names than labels, however large one is: `check_examples` then refuses it.
     """
-    labels = [part.y for part in parts if part is not None and part.y.numel() and not part.y.is_floating_point()]
+    labels = [part.y for part in parts if part is not None and part.y.numel() and part.y.dtype == torch.int64]
     highest = max((int(y.max()) + 1 for y in labels), default=0)
     return tuple(str(c) for c in range(min(highest, sum(y.numel() for y in labels))))
 

@@ -44,9 +44,9 @@ class Fresh(Pool):
 
     turns=1 is DM's random network; turns=10 with 50 epochs on the synthetic set is DC's double loop at 10 images per
     class (the network is not trained after its last turn). `every`: it is trained after each so many turns, not after
-    each one (10 in PSG, arXiv:2211.04446). `on`: what it is trained on. `calibrate`: networks with batch norm get their
-    statistics from that many real examples of each class at every turn, then keep them (DC's code: 16). Where the set
-    was made for weights of this network (`Sampler.initial`), it starts from these.
+    each one (10 in PSG, arXiv:2211.04446). `on`: what it is trained on. `calibrate`: the batch norms of a network see
+    that many real examples of each class at every turn, once, and then work with their running statistics as they are
+    (DC's code: 16). Where the set was made for weights of this network (`Sampler.initial`), it starts from these.
     """
 
     net: Net
@@ -212,7 +212,11 @@ class _Online(Learners):
 
 
 def calibrate(module: nn.Module, run: Run, n: int, rng: Any) -> None:
-    """Fix batch-norm statistics to those of n real examples of each class; does nothing without batch norm."""
+    """Move the running statistics of batch norm once, by its own momentum, towards those of n real examples of each
+    class, and keep them; does nothing without batch norm.
+
+    As DC's code does: with torch's momentum of 0.1 they are then 0.9 of where they start, and 0.1 of the examples.
+    """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return

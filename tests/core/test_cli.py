@@ -23,6 +23,7 @@ from condense.hookspecs import hookimpl
 from condense.observers import read_log
 from condense.options import Judges, pairs, plan_of
 from condense.plugins import Plugin, Registry
+from condense.report import Report
 from condense.terminal import Speaker, columns
 
 SMALL = ("--steps", "3", "--set", "pool.net.width=4", "--set", "objective.pairing.n=8")
@@ -330,6 +331,18 @@ def test_export_is_judged_as_a_set_of_others(place, to):
     found = json.loads(told.stdout)
     assert found["data"] == "digits"
     assert [(row["kind"], row["images"], row["protocol"]) for row in found["rows"]] == [("condensed", 100, "vico")]
+    whole = Report.model_validate(found).rows[0]  # no report.json holds the rest of it
+    assert whole.curves
+    assert whole.hardware["device"]
+    assert whole.peak_memory_bytes > 0
+
+
+@pytest.mark.filterwarnings("default:.* cannot be written")
+def test_a_set_of_others_is_judged_where_no_cache_can_be_written(place, monkeypatch):
+    call("export", "made", "--to", "set.npz")
+    monkeypatch.setenv("CONDENSE_CACHE", "/dev/null/cache")
+    told = call("eval", "set.npz", "--data", "digits", *JUDGED)
+    assert (told.exit_code, "Set CONDENSE_CACHE" in told.stderr) == (0, True), told.output
 
 
 def test_export_refuses_a_folder_that_is_taken(place):

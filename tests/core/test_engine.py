@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from condense.axes import Learner, Learners, Objective, Pool, Term
+from condense.axes import Learner, Learners, Net, Objective, Pool, Term
 from condense.engine import condense
 from condense.errors import BadValue, Diverged
 from condense.fit import Fit
@@ -113,6 +113,48 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(make, stop, tmp_path):
         condense(toy_run(make(), folder=tmp_path, observers=[Stopper()]))
     resumed = condense(toy_run(make(), folder=tmp_path))
     assert torch.equal(images(resumed), images(condense(toy_run(make()))))
+
+
+class Dropping(Net):
+    """A network whose features pass dropout, which reads torch's global generator."""
+
+    def build(self, task):
+        return _Dropping(task)
+
+
+class _Dropping(nn.Module):
+    def __init__(self, task):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Dropout(0.5))
+        self.head = nn.Linear(16, task.outputs)
+
+    def features(self, x):
+        return self.body(x)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.mark.parametrize("make", [recipe, gradient_recipe])
+def test_dropout_in_matching_follows_the_seed_alone_and_over_a_resume(make, tmp_path, device):
+    (tmp_path / ".run").mkdir()
+    made, splits = make(), toy_splits(device)
+    made = made.with_(pool=made.pool.with_(net=Dropping()))
+
+    def begun(**changes):
+        return toy_run(made, splits, **changes)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = images(condense(begun()))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(images(condense(begun())), first)
+    with pytest.raises(Paused):
+        condense(begun(folder=tmp_path, limits=Limits(minutes=1e-9)))
+    torch.manual_seed(3)
+    assert torch.equal(images(condense(begun(folder=tmp_path))), first)
+    assert not torch.equal(images(condense(begun(seed=1))), first)
 
 
 def test_an_observer_that_draws_changes_nothing():

@@ -382,6 +382,15 @@ def test_an_interrupt_keeps_what_is_judged(splits, candidate, tmp_path, monkeypa
     assert made == [5, 6]
 
 
+def test_a_row_of_kept_networks_is_what_it_was(splits, candidate, tmp_path, monkeypatch):
+    first = judge(candidate, splits, quick(repeats=3), folder=tmp_path)
+    monkeypatch.setattr("condense.evaluate.peak_memory", lambda device: 1)  # of a process that trained nothing
+    assert judge(candidate, splits, quick(repeats=3), folder=tmp_path) == first
+    fewer = judge(candidate, splits, quick(repeats=2), folder=tmp_path)
+    assert fewer.rows[0].accuracies == first.rows[0].accuracies[:2]
+    assert first.merge(fewer).rows == first.rows
+
+
 def test_what_is_kept_is_used_for_the_same_set_protocol_and_seed_only(splits, candidate, tmp_path, monkeypatch):
     judge(candidate, splits, quick(repeats=1), folder=tmp_path)
     made = counting(monkeypatch)
@@ -520,6 +529,18 @@ def test_rows_of_two_protocols_or_two_test_sets_are_not_merged():
 def test_of_two_rows_about_the_same_the_later_stays():
     merged = Report(rows=(made(), made(net="mlp"))).merge(Report(rows=(made(accuracies=(0.7,)),)))
     assert [(row.net, row.mean) for row in merged.rows] == [("conv-net", 0.7), ("mlp", 0.5)]
+
+
+def test_a_row_that_goes_on_from_the_later_one_stays():
+    longer = Report(rows=(made(accuracies=(0.1, 0.2, 0.3)),))
+    assert longer.merge(Report(rows=(made(accuracies=(0.1, 0.2)),))).rows[0].n == 3
+    for other in (made(accuracies=(0.1, 0.25)), made(accuracies=(0.1, 0.2), seed=1)):
+        assert longer.merge(Report(rows=(other,))).rows == (other,)
+
+
+def test_a_network_that_judges_twice_is_refused():
+    with pytest.raises(ValueError, match="small stands there twice"):
+        quick(nets=[Small(), Small()])
 
 
 def test_far_below_random_images_is_doubted():

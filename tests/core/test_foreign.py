@@ -207,6 +207,11 @@ def test_export_touches_nothing_that_is_there(toy_artifact, tmp_path):
     assert (export(toy_artifact, tmp_path / "empty") / "star").is_dir()
     with pytest.raises(BadValue, match="Use folder, npz or safetensors"):
         export(toy_artifact, tmp_path / "x", "zip")
+    for name in ("set.npy", "set.ZIP", "set.pt"):
+        with pytest.raises(BadValue, match=r"Use \.npz or \.safetensors"):
+            export(toy_artifact, tmp_path / name)
+    assert export(toy_artifact, tmp_path / "set.NPZ").is_file()
+    assert (export(toy_artifact, tmp_path / "set.v2") / "star").is_dir()
 
 
 def test_an_export_that_fails_leaves_nothing(toy_artifact, tmp_path, monkeypatch):

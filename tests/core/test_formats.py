@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import safetensors
 import torch
 
 import condense
-from condense import artifact, checkpoint, store
+from condense import artifact, checkpoint, html, store
 from condense.errors import Damaged
+from condense.report import Report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -36,6 +39,24 @@ def test_an_artifact_of_each_format_opens_with_the_values_that_were_stored(numbe
         pytest.approx(std.flatten().tolist()),
     )
     assert opened.report == {"rows": []}
+
+
+@pytest.mark.parametrize("number", get_args(Report.model_fields["format"].annotation))
+def test_a_report_of_each_format_opens_with_the_numbers_that_were_stored(number):
+    stored = json.loads((FIXTURES / f"report-{number}.json").read_text())
+    assert stored["format"] == number
+    opened = Report.model_validate(stored)
+    assert [row.kind for row in opened.rows] == ["condensed", "random", "full"]
+    for row, raw in zip(opened.rows, stored["rows"], strict=True):
+        assert (list(row.accuracies), row.n) == (raw["accuracies"], 2)
+        assert row.mean == pytest.approx(sum(raw["accuracies"]) / 2)
+        assert [[list(point) for point in curve] for curve in row.curves] == raw["curves"]
+        assert f"{100 * row.mean:.1f} ± {100 * row.std:.1f}" in page(opened)
+
+
+def page(report):
+    """That of an artifact of the first format, with this report."""
+    return html.report_page(condense.load(FIXTURES / "artifact-1"), report)
 
 
 @pytest.mark.parametrize("number", sorted(store.READERS))

@@ -7,7 +7,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from condense import api, docs, plugins, published, reproduced
@@ -149,6 +151,13 @@ def test_what_can_be_no_size_is_refused_by_its_name(asked, field, said):
     with pytest.raises(BadValue, match=said) as caught:
         plan(**asked)
     assert caught.value.field == field
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    settled = api.plan("dm", per_class=np.int64(3), seed=np.int32(2), steps=np.int64(4), device=torch.device("cpu"))
+    assert settled == api.plan("dm", per_class=3, seed=2, steps=4, device="cpu")
+    assert type(settled.seed) is int
+    assert asked_size(None, torch.tensor(7), None, "train") == Size(total=7)
 
 
 def test_a_size_is_said_alike_everywhere():

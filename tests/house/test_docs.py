@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
+import condense
 from condense import docs, hookspecs
+from condense.api import default_folder
 from condense.axes import Distance
 from condense.cli import app
 from condense.plugins import DISTRIBUTION, Plugin, Registry, registry, using
@@ -103,6 +106,19 @@ def test_what_is_written_by_hand_gives_names_that_exist():
     for page in PAGES:
         for name in re.findall(r"condense (?:run|show) ([a-z][a-z0-9-]*)", page.read_text()):
             assert name in known | {"tiny-moments"}, f"{page.name}: condense run {name}"
+
+
+def test_no_two_runs_of_the_readme_go_to_one_folder():
+    typed = re.findall(r"(?:^|/bin/)(condense run .*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    folders: dict[Path, str] = {}
+    for line in typed:
+        words = shlex.split(line, comments=True)
+        asked = dict(zip(words[3::2], words[4::2], strict=True))
+        size = {"per_class": int(asked["--per-class"])} if "--per-class" in asked else {}
+        settled = condense.plan(words[2], data=asked.get("--data", "digits"), **size)
+        folder = Path(asked["--out"]) if "--out" in asked else default_folder(settled)
+        assert folders.setdefault(folder, " ".join(words)) == " ".join(words)
+    assert len(folders) >= 7
 
 
 def test_the_code_of_write_a_method_is_that_of_the_example():

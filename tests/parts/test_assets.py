@@ -7,6 +7,7 @@ import torch
 
 from condense.axes import Augment, Net, Warp
 from condense.component import named
+from condense.errors import BadValue
 from condense.fit import Fit
 from condense.parts.assets import Trained
 from condense.parts.inits import Herding, KCenter, herding, k_center
@@ -61,6 +62,14 @@ def test_it_is_made_once_and_named_by_its_digest(cache, monkeypatch):
     assert torch.equal(weights(first), weights(again))
     assert [run.assets.used for run in runs] == [{runs[0].assets.key(asset): "trained"}] * 2
     assert [path.name for path in cache.iterdir()] == [f"trained-{runs[0].assets.key(asset)}"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "file"))
+    run = toy_run(toy_recipe())
+    with pytest.warns(RuntimeWarning, match="CONDENSE_CACHE"), pytest.raises(BadValue, match="Set CONDENSE_CACHE"):
+        run.assets.get(Trained(net=ToyNet(), fit=FIT))
 
 
 def test_what_it_depends_on_is_in_its_key():

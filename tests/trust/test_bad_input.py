@@ -31,6 +31,7 @@ from condense.api import plan
 from condense.artifact import load, write_artifact
 from condense.checkpoint import Checkpoints
 from condense.errors import BadData, BadValue, CondenseError, Damaged, InUse, NoRoom
+from condense.foreign import NETWORK_INPUT
 from condense.hookspecs import hookimpl
 from condense.terminal import error_object
 
@@ -106,6 +107,23 @@ SETTINGS = {
     "unknown part": (run("--set", "init=nose"), BadValue, "recipe.init", "nose", "noise"),
     "part of another axis": (run("--set", "init=conv-net"), BadValue, "recipe.init", "conv-net", "real"),
     "part set to null": (run("--set", "pool=null"), BadValue, "recipe.pool", "None", "condense show"),
+    "brackets without end": (run("--set", f"init={'[' * 100_000}"), BadValue, "recipe.init", "[[[", "condense show"),
+    "one network of the judge twice": (
+        run("--nets", "conv-net,conv-net"),
+        BadValue,
+        "protocol.nets",
+        "conv-net",
+        "condense show",
+    ),
+    "more networks than can be counted": (
+        run("--repeats", 10**12),
+        BadValue,
+        "protocol.repeats",
+        str(10**12),
+        "condense show",
+    ),
+    "more per class than a number holds": (run(n=10**400), BadValue, "per_class", "1000", "--per-class 10"),
+    "name of a folder too long": (run("--out", "a" * 300), BadValue, "aaa", "too long", "another"),
     "0 per class": (run(n=0), BadValue, "per_class", "0", "--per-class 10"),
     "negative per class": (run(n=-3), BadValue, "per_class", "-3", "--per-class 10"),
     "more per class than memory": (
@@ -238,6 +256,8 @@ DATA = {
     "float labels": (of(x=X, y=Y / 2), BadData, "own.npz", "float64", "integers"),
     "labels in a column": (of(x=X, y=Y[:, None]), BadData, "own.npz", "(18, 1)", "Squeeze"),
     "labels for several classes at once": (of(x=X, y=np.eye(3, dtype=int)[Y]), BadData, "own.npz", "(18, 3)", "(N, 1)"),
+    "one label for all": (of(x=X, y=np.int64(3)), BadData, "own.npz", "3", "one label for each"),
+    "complex labels": (of(x=X, y=Y + 0j), BadData, "own.npz", "complex", "integers"),
     "negative label": (of(x=X, y=Y - 1), BadData, "own.npz", "-1", "from 0"),
     "label beyond the classes": (of(x=X, y=np.where(Y == 2, 99, Y)), BadData, "own.npz", "99", "from 0"),
     "labels of other examples": (of(x=X, y=Y[1:]), BadData, "own.npz", "(18, 17)", "one label for each"),
@@ -293,6 +313,34 @@ FOLDERS = {
 
 HELD = {  # about `out`, which holds a finished run
     "out holds another plan": (lambda: run("--seed", "9"), InUse, "out", "out", "--out"),
+    "export to another kind of file": (
+        lambda: ("export", "out", "--to", "set.zip"),
+        BadValue,
+        "to",
+        "set.zip",
+        ".npz",
+    ),
+    "set of others with brackets without end": (
+        lambda: foreign(preprocessing="[" * 100_000),
+        Damaged,
+        "set.npz",
+        "[[[",
+        "copy",
+    ),
+    "set of others whose preprocessing has no name": (
+        lambda: foreign(preprocessing="[]"),
+        Damaged,
+        "set.npz",
+        "[]",
+        "copy",
+    ),
+    "set of others with labels beyond float32": (
+        lambda: foreign(labels=np.full((3, 3), 1e300)),
+        BadData,
+        "set.npz",
+        "(3, 3)",
+        "one class for each image",
+    ),
     "export onto a folder": (lambda: ("export", "out", "--to", "out"), InUse, "out", "already", "another name"),
     "truncated tensors": (
         lambda: cut("out/tensors.safetensors") or ("eval", "out"),
@@ -368,6 +416,27 @@ BEGUN = {  # about `out`, which holds a run that was paused
         "recipe",
         "colour",
         "",
+    ),
+    "plan of another seed": (
+        lambda: edit(".run/plan.json", seed=77) or ("resume", "out"),
+        Damaged,
+        "plan",
+        "",
+        "plan.json",
+    ),
+    "plan of other steps": (
+        lambda: edit(".run/plan.json", "recipe", "outer", steps=2) or ("resume", "out"),
+        Damaged,
+        "plan",
+        "",
+        "plan.json",
+    ),
+    "plan of a negative seed": (
+        lambda: edit(".run/plan.json", seed=-4) or ("resume", "out"),
+        Damaged,
+        "plan.json",
+        "",
+        "greater than or equal to 0",
     ),
     "plan that is no JSON": (
         lambda: write("out/.run/plan.json", "{") and ("resume", "out"),
@@ -459,12 +528,13 @@ def edit(name, *below, **changes):
     path.write_text(json.dumps(tree))
 
 
-def foreign(classes=3, shape=(1, 8, 8), nan=False):
+def foreign(classes=3, shape=(1, 8, 8), nan=False, labels=None, preprocessing=None):
     """Judge a set that somebody else made on the data of the finished run."""
     x, y = pictures(classes, 1, shape)
     x = x / 255
     x[0, 0, 0, 0] = np.nan if nan else 0
-    write_npz("set.npz", images=x, labels=y)
+    said = {} if preprocessing is None else {"scale": np.array(NETWORK_INPUT), "preprocessing": np.array(preprocessing)}
+    write_npz("set.npz", images=x, labels=y if labels is None else labels, **said)
     return ("eval", "set.npz", "--data", "npz:own.npz", "--repeats", "1", *JUDGED)
 
 
@@ -484,16 +554,11 @@ class Pairs(Dataset):
         return self.item(i)
 
 
-def live(data=(X, Y), **changes):
-    return lambda: condense.run(
-        "dm",
-        data=data,
-        out="out",
-        device="cpu",
-        steps=1,
-        settings=small(**changes.pop("settings", {})),
-        **{"per_class": 2, **changes},
-    )
+def live(data=(X, Y), pairs=None, **changes):
+    """A run from Python. pairs: what stands for the settings."""
+    settings = small(**changes.pop("settings", {})) if pairs is None else pairs
+    asked = {"per_class": 2, "device": "cpu", **changes}
+    return lambda: condense.run("dm", data=data, out="out", steps=1, settings=settings, **asked)
 
 
 def small(**settings):
@@ -603,6 +668,19 @@ PYTHON = {
     "data that changed": (other_data, BadValue, "data", "", "the data that the plan was made with"),
     "per_class 2.5": (live(per_class=2.5), BadValue, "per_class", "2.5", "--per-class 10"),
     "per_class True": (live(per_class=True), BadValue, "per_class", "True", "--per-class 10"),
+    "sparse data": (live((torch.as_tensor(X).float().to_sparse(), Y)), BadData, "data images", "sparse", "to_dense"),
+    "data without values": (
+        live((torch.empty(18, 1, 8, 8, device="meta"), Y)),
+        BadData,
+        "data images",
+        "meta",
+        "dense",
+    ),
+    "one label for all in Python": (live((X, np.array(3))), BadData, "data labels", "3", "one label for each"),
+    "device that is none": (live(device=[]), BadValue, "device", "[]", "cpu"),
+    "options of another method": (live(options={"iteration": 3}), BadValue, "options", "iteration", "iterations"),
+    "settings in pairs": (live(pairs=[("outer.steps", 1)]), BadValue, "settings", "outer.steps", "value"),
+    "options in a list": (live(options=["iterations"]), BadValue, "options", "iterations", "value"),
     "no module": (live(net=no_module), BadValue, "net.path", "no_module", "torch.nn.Module"),
     "network of a wrong width": (live(net=network(width=5)), BadValue, "net.path", "network", "task.outputs"),
     "network for other images": (live(net=network(of=9)), BadValue, "net.path", "network", "task.shape"),

@@ -23,7 +23,7 @@ SMALL_PATCH = 4  # pixels; the patch of a vision transformer on small images
 
 @final
 class TorchVision(Net):
-    """`torchvision:resnet18`, `torchvision:mobilenet_v3_small`, ...: a model of `torchvision.models`, untrained.
+    """`torchvision:resnet18`, `torchvision:vgg11`, ...: a model of `torchvision.models`, untrained.
 
     The head has `task.outputs` outputs, the first convolution the channels of the images, auxiliary heads are left out.
     Where a side of the images is below 64 pixels, the stem keeps their size, as is usual for CIFAR: the first
