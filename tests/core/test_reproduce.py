@@ -397,7 +397,7 @@ def test_judging_is_compiled_where_its_training_is_long(device, place):
 def test_bfloat16_and_float32_judge_alike(data_root, monkeypatch):
     """Ten networks of width 128 on ten random images of FashionMNIST: the two means differ within their noise."""
     if not fast_bfloat16(torch.device("cpu")):
-        pytest.skip("this processor has no units for bfloat16, which is then never chosen: emulated, this takes an hour")
+        pytest.skip("this processor has no units for bfloat16, which is then never chosen; emulated, it takes an hour")
     monkeypatch.setenv("CONDENSE_DATA", str(data_root))
     torch.set_num_threads(1)
     plan = reproduction.api.plan("random", data="fashion-mnist", per_class=1, device="cpu")
