@@ -89,7 +89,7 @@ class Given(Data):
     def open(self, device: torch.device | str = "cpu") -> Splits:
         if self.live is None:
             problem = "was handed over from Python, and only its fingerprint is recorded"
-            remedy = f"Pass it again ({self.origin}), in Python: condense.resume(DIR, data=...) returns what it made."
+            remedy = f"Pass it again: data=... ({self.origin}), as condense.resume(DIR, data=...) takes it in Python."
             raise BadValue("data", self.label, problem, remedy)
         classes = self.classes or self.live.classes
         facts = Facts(title=self.origin, extra={"mirror": self.mirror})

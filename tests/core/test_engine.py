@@ -233,7 +233,8 @@ def test_weight_zero_skips_a_term():
             yield Term({"loss": step.syn.x.square().sum()}, weight=torch.zeros(()))
 
     start = images(condense(toy_run(recipe(outer=Outer(steps=0)))))
-    assert torch.equal(images(condense(toy_run(recipe(objective=Skipped())))), start)
+    with pytest.warns(RuntimeWarning, match="no value of the set has moved in 6 steps"):
+        assert torch.equal(images(condense(toy_run(recipe(objective=Skipped())))), start)
 
 
 class Given(Objective):
