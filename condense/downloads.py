@@ -40,16 +40,13 @@ class Wanted:
         candidates = [folder / (name + ending) for ending in ("", *self.packed)]
         return next((path for path in candidates if path.is_file()), None)
 
-    def looked(self) -> str:
-        """What is looked for, and what of it each folder lacks."""
+    def told(self) -> str:
         endings = f" (as it is or with {' or '.join(self.packed)})" if self.packed else ""
-        places = "; ".join(f"{folder} {self._lacks(folder)}" for folder in self.places())
-        return f"{', '.join(self.names)}{endings}: {places}"
+        return f"{', '.join(self.names)}{endings}"
 
-    def _lacks(self, folder: Path) -> str:
-        if not folder.is_dir():
-            return "is no folder"
-        return f"lacks {', '.join(name for name in self.names if self._one(folder, name) is None)}"
+    def lacking(self, folder: Path) -> str:
+        """What of it is not in `folder`."""
+        return ", ".join(name for name in self.names if self._one(folder, name) is None)
 
 
 def find_or_download(
@@ -65,11 +62,23 @@ def find_or_download(
         found = _first(alternatives)
     if found is None:
         first = alternatives[0]
-        looked = ". Or: ".join(wanted.looked() for wanted in alternatives)
-        remedy = f"Put {', '.join(first.names)} into {first.places()[0]}, or name the folder that holds "
-        remedy += f"{first.folders[0]} (--data-root or CONDENSE_DATA). Looked for {looked}. {reason}."
+        others = "".join(f" Or {wanted.told()} into {wanted.folders[0]}." for wanted in alternatives[1:])
+        remedy = f"Put {first.told()} into {first.places()[0]}, or name the folder that holds {first.folders[0]} "
+        remedy += f"(--data-root or CONDENSE_DATA).{others} Looked there: {looked(alternatives)}. {reason}."
         raise BadData("data", title, "is not on this machine", remedy)
     return found
+
+
+def looked(alternatives: Sequence[Wanted]) -> str:
+    """Every folder once: that it is none, or what of each alternative it lacks."""
+    lacking: dict[Path, list[str]] = {}
+    for wanted in alternatives:
+        for folder in wanted.places():
+            lacking.setdefault(folder, []).append(wanted.lacking(folder))
+    return "; ".join(
+        f"{folder} " + (f"lacks {', or '.join(names)}" if folder.is_dir() else "is no folder")
+        for folder, names in lacking.items()
+    )
 
 
 def _first(alternatives: Sequence[Wanted]) -> tuple[Wanted, list[Path]] | None:
