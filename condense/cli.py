@@ -93,8 +93,8 @@ def _told(error: BaseException, as_json: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         error = _Interrupt("command", "Ctrl-C", "was interrupted", "Call it again: what was saved is kept.")
     elif isinstance(error, OSError) and error.filename is not None:
-        problem = "cannot be used as a path"
-        error = BadValue(f"{error.filename:.200}", error.strerror, problem, "Choose another, or allow using it.")
+        problem, remedy = "is a path that the system refuses", "Choose another, or allow using it."
+        error = BadValue(str(error.filename)[:200], error.strerror, problem, remedy)
     elif not isinstance(error, CondenseError):
         problem = f"failed in a way that condense did not expect: {error}"
         error = CondenseError("command", type(error).__name__, problem, f"See where: {hint('--debug', 'COMMAND ...')}")

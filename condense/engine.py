@@ -103,7 +103,8 @@ class Fill:
             self.syn.start(self.run.rng.fold("start"))
             self.syn.fill(Batch(batch.x, y, batch.index))
             self.filled = True
-            self.first = {name: value.clone() for name, value in self.syn.state_dict().items()}
+            if self.run.recipe.outer.steps:
+                self.first = {name: value.clone() for name, value in self.syn.state_dict().items()}
 
     def unmoved(self) -> bool:
         """Are all values still those that it was filled with? No, where nobody knows these."""

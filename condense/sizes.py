@@ -130,8 +130,12 @@ def share(part: float) -> str:
 
 def whole(field: str, value: Any, least: int, remedy: str) -> int:
     """The whole number, numpy's too. Raises `BadValue` for what is none, or not within `least`..2^63 - 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
         raise BadValue(field, value, f"must be a whole number of {least} or more", remedy)
-    if value > LARGEST:
+    if number > LARGEST:
         raise BadValue(field, value, f"is larger than anything that is counted here ({LARGEST})", remedy)
-    return operator.index(value)
+    return number

@@ -667,6 +667,7 @@ PYTHON = {
     ),
     "data that changed": (other_data, BadValue, "data", "", "the data that the plan was made with"),
     "per_class 2.5": (live(per_class=2.5), BadValue, "per_class", "2.5", "--per-class 10"),
+    "per_class of a tensor of floats": (live(per_class=torch.tensor(2.5)), BadValue, "per_class", "2.5", "--per-class"),
     "per_class True": (live(per_class=True), BadValue, "per_class", "True", "--per-class 10"),
     "sparse data": (live((torch.as_tensor(X).float().to_sparse(), Y)), BadData, "data images", "sparse", "to_dense"),
     "data without values": (
