@@ -244,6 +244,9 @@ def _carry_out(
     device: str | None = None,
 ) -> None:
     """Make the set and judge it; say what is done, what was found, and where it lies."""
+    if no_eval and (full or publish):
+        field = "full" if full else "publish_report"
+        raise BadValue(field, True, "is of what is judged, and nothing is", "Leave it out, or --no-eval.")
     from . import api, observers
     from .terminal import Announcer
 

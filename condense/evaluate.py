@@ -226,6 +226,7 @@ def stops(protocol: Protocol, fit: Learn, data: Sampler, test: Source) -> list[i
     points = protocol.record or unasked
     if isinstance(points, tuple):
         return sorted({*(point for point in points if point < total), total})
+    points = max(1, min(points, total))
     return sorted({total * (i + 1) // points for i in range(points)})
 
 

@@ -89,7 +89,8 @@ class Given(Data):
     def open(self, device: torch.device | str = "cpu") -> Splits:
         if self.live is None:
             problem = "was handed over from Python, and only its fingerprint is recorded"
-            remedy = f"Pass it again: data=... ({self.origin}), as condense.resume(DIR, data=...) takes it in Python."
+            remedy = f"Pass it again: data=... ({self.origin}), in Python, as condense.resume(DIR, data=...) takes it."
+            remedy += " What that returns can be judged."
             raise BadValue("data", self.label, problem, remedy)
         classes = self.classes or self.live.classes
         facts = Facts(title=self.origin, extra={"mirror": self.mirror})

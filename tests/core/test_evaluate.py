@@ -203,6 +203,8 @@ def test_an_unasked_curve_has_as_many_points_as_a_quarter_of_the_training_pays_f
     assert len(stops(protocol, fit, candidate.data, splits.test)) == 10
     assert stops(protocol, fit, candidate.data, long) == [200]
     assert stops(quick(record=None, steps=0), quick(steps=0).fit(candidate.data), candidate.data, splits.test) == [0]
+    two = quick(record=10, steps=2)
+    assert stops(two, two.fit(candidate.data), candidate.data, splits.test) == [1, 2]  # none before the first step
 
 
 def test_the_spread_is_the_populations_as_numpy_and_the_official_code_have_it():

@@ -135,6 +135,8 @@ SETTINGS = {
     ),
     "negative seed": (run("--seed", "-1"), BadValue, "seed", "-1", "--seed 0"),
     "negative steps": (run("--steps", "-1"), BadValue, "steps", "-1", "Leave it out"),
+    "full data where nothing is judged": (run("--full"), BadValue, "full", "True", "--no-eval"),
+    "a report where nothing is judged": (run("--publish-report"), BadValue, "publish_report", "True", "--no-eval"),
     "0 minutes": (run("--minutes", "0"), BadValue, "minutes", "0.0", "--minutes"),
     "negative minutes": (run("--minutes", "-2"), BadValue, "minutes", "-2.0", "--minutes"),
     "minutes that are none": (run("--minutes", "nan"), BadValue, "minutes", "nan", "--minutes"),
