@@ -184,7 +184,7 @@ def test_what_a_run_will_need_of_memory_counts_the_steps_that_are_recorded(monke
     memory.check_memory(pieced, source, torch.device("cpu"))
 
 
-@pytest.mark.filterwarnings("default:no value of the set has moved")
+@pytest.mark.filterwarnings("ignore:no value of the set has moved")
 def test_a_stretch_above_the_limit_moves_nothing():
     with toys():
         stay, move = (condense(toy_run(recipe("float32", outer=1, limit=limit))) for limit in (1e-9, 1e9))
@@ -195,7 +195,7 @@ def test_a_stretch_above_the_limit_moves_nothing():
     assert not torch.equal(move.pace, start.pace)
 
 
-@pytest.mark.filterwarnings("default:no value of the set has moved")
+@pytest.mark.filterwarnings("ignore:no value of the set has moved")
 def test_a_student_that_explodes_is_passed_over_where_there_is_a_limit():
     """Its loss is no number, and nothing of it may reach the set: DATM's code takes no step."""
     with toys():
@@ -207,7 +207,7 @@ def test_a_student_that_explodes_is_passed_over_where_there_is_a_limit():
             condense(toy_run(wild.with_(objective=wild.objective.with_(limit=None))))
 
 
-@pytest.mark.filterwarnings("default:no value of the set has moved")
+@pytest.mark.filterwarnings("ignore:no value of the set has moved")
 def test_stretches_that_are_passed_over_are_counted_across_a_pause_and_too_many_in_a_row_end_the_run(
     monkeypatch, tmp_path
 ):
