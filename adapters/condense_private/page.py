@@ -58,9 +58,9 @@ it sees (batch norm, running means) is refused, in strangers' parts too.
   that is given (`--noise-multiplier`) with an epsilon ends so; calibrated noise does only where a resumed run computed
   other bits than the one that was killed, whose requests are new ones and are billed.
 - **The noise** comes from a key of 256 bits that the operating system gave, by a counter-based generator (Philox).
-  No bit of it depends on `--seed`. The key lies in `DIR/.run`, mode 600, because a resume needs it; it is never
-  exported, and is deleted when the run is complete. `data.noise_seed` replaces it for debugging, and the artifact
-  then says that it is not private.
+  No bit of it depends on `--seed`, or on torch's global generator, which each step seeds from it. The key lies in
+  `DIR/.run`, mode 600, because a resume needs it; it is never exported, and is deleted when the run is complete.
+  `data.noise_seed` replaces it for debugging, and the artifact then says that it is not private.
 - **Public** are: the number of records, the names and number of the classes, the shape of an example, the method and
   all of its settings. Class sizes only with `data.public_counts=true`. Images are scaled by 0.5 and 0.5, never by
   their own mean and deviation.
