@@ -90,8 +90,9 @@ Work = Callable[["Target"], "Iterable[Finished | Estimate]"]  # what is done alr
 
 
 def _work(speaker: Speaker, shelf: Shelf, found: Sequence[Target], work: Work) -> None:
-    """One row after the other, each stored at once. A row that is refused stops no other; that of the first error is
-    the exit code."""
+    """One row after the other, each stored at once. A row that is refused stops no other; the exit code is that of the
+    first error.
+    """
     from .plugins import registry
     from .reproduced import page, targets
     from .running import Paused

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condense.axes import Learner, Learners, Net, Objective, Pool, Term
+from condense.axes import Learner, Learners, Objective, Pool, Term
 from condense.engine import condense
 from condense.errors import BadValue, Diverged
 from condense.fit import Fit
@@ -115,24 +115,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(make, stop, tmp_path):
     assert torch.equal(images(resumed), images(condense(toy_run(make()))))
 
 
-class Dropping(Net):
-    """A network whose features pass dropout, which reads torch's global generator."""
+class Dropping(ToyNet):
+    """The toy, whose features pass dropout, which reads torch's global generator."""
 
     def build(self, task):
-        return _Dropping(task)
-
-
-class _Dropping(nn.Module):
-    def __init__(self, task):
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Dropout(0.5))
-        self.head = nn.Linear(16, task.outputs)
-
-    def features(self, x):
-        return self.body(x)
-
-    def forward(self, x):
-        return self.head(self.features(x))
+        net = super().build(task)
+        net.body.append(nn.Dropout(0.5))
+        return net
 
 
 @pytest.mark.parametrize("make", [recipe, gradient_recipe])
